@@ -1,0 +1,78 @@
+"""C text to a loaded library, built once by the system's compiler and cached by content."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+# No -ffast-math: NaN and Inf mean something here. No contraction: a fused multiply-add would round
+# differently from machine to machine.
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-std=gnu11")
+
+
+class CompilerMissing(RuntimeError):
+    """No C compiler answers on this machine."""
+
+
+def cache_dir() -> Path:
+    """Where built libraries are kept: $STEPSMITH_CACHE, or the user's cache folder."""
+    root = os.environ.get("STEPSMITH_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepsmith"
+
+
+def build_library(source: str, name: str) -> ctypes.CDLL:
+    """The library that a C text compiles to; from the cache when the same text was built here before.
+
+    Raises CompilerMissing when there is no working compiler ($CC, else cc).
+    """
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise CompilerMissing("no C compiler found (install gcc or clang, or set CC)")
+    identity = "\0".join([source, *FLAGS, compiler, _processor()])
+    digest = hashlib.blake2b(identity.encode(), digest_size=10).hexdigest()
+    try:
+        folder = cache_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}-{digest}.so"
+        if not path.exists():
+            _compile(compiler, source, path)
+        return ctypes.CDLL(str(path))
+    except OSError:  # a cache that cannot be written or read: build for this process alone
+        path = Path(tempfile.mkdtemp(prefix="stepsmith-")) / f"{name}-{digest}.so"
+        _compile(compiler, source, path)
+        return ctypes.CDLL(str(path))
+
+
+def _compile(compiler: str, source: str, path: Path) -> None:
+    """Compiles next to the target and renames, so that two processes never see half a file."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        text, made = Path(folder) / "source.c", Path(folder) / "made.so"
+        text.write_text(source, "utf-8")
+        command = [compiler, *FLAGS, "-shared", "-fPIC", str(text), "-o", str(made), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CompilerMissing(f"the C compiler {compiler} does not run ({error})") from None
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise CompilerMissing(f"the C compiler {compiler} failed: {lines[0]}")
+        os.replace(made, path)
+
+
+def _processor() -> str:
+    """What -march=native stands for here: libraries are not shared between kinds of processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,318 @@
+"""Text to Program. Every refusal is one ProgramError: what, line and column, and the mend.
+
+The grammar is `grammar.lark`. Trees are small records made bottom-up while lark reduces, so that depth costs
+no recursion until it is checked; then each expression is flattened into statements in evaluation order.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+from lark import Lark, Token, Transformer, v_args
+from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken, VisitError
+
+from .errors import ProgramError, did_you_mean, quoted, short
+from .kinds import check
+from .ops import ALIASES, INFIX, NOT_CALLABLE, OPS, Kind
+from .program import FIRST, MAX_DEPTH, RESERVED, Arg, Const, Program, State, Statement, build
+
+MAX_TEXT = 1_000_000  # characters
+
+_CALLABLE = {*OPS, *ALIASES} - {"identity"}  # identity is written x = y
+
+_READABLE = {
+    "NAME": "a name", "NUMBER": "a number", "LPAR": "'('", "RPAR": "')'", "COMMA": "','", "EQUAL": "'='",
+    "COLON": "':'", "DEF": "'def'", "RETURN": "'return'", "_NL": "a new line", "TIMES": "an operator",
+}  # fmt: skip
+
+
+class Node(NamedTuple):
+    """An expression: a number, a name, or an op over nodes; where it stands; how deep it is."""
+
+    op: str  # an op of the table, or "" for a number or a name
+    leaf: Token | float | None
+    args: tuple[Node, ...]
+    token: Token
+    depth: int
+
+
+class Parameter(NamedTuple):
+    """A header entry."""
+
+    token: Token
+    kind: Token | None
+    default: float | None
+
+
+def _number(token: Token) -> float:
+    value = float(token)
+    if not math.isfinite(value):
+        raise _at(token, f"{short(token)} is too large for a float; write a smaller number")
+    return value
+
+
+def _at(token: Token, message: str) -> ProgramError:
+    return ProgramError(message, token.line, token.column)
+
+
+@v_args(inline=True)
+class _Trees(Transformer[Token, Any]):
+    """Reductions of the grammar to nodes."""
+
+    def signed(self, minus: Token | None, number: Token) -> float:
+        return -_number(number) if minus else _number(number)
+
+    def parameter(self, name: Token, kind: Token | None, default: float | None) -> Parameter:
+        return Parameter(name, kind, default)
+
+    def header(self, name: Token, *parameters: Parameter | None) -> tuple[Token, list[Parameter]]:
+        return name, [p for p in parameters if p is not None]
+
+    def number(self, token: Token) -> Node:
+        return Node("", _number(token), (), token, 1)
+
+    def variable(self, token: Token) -> Node:
+        return Node("", token, (), token, 1)
+
+    def infix(self, left: Node, symbol: Token, right: Node) -> Node:
+        return self._op(INFIX[str(symbol)], (left, right), symbol)
+
+    def minus(self, token: Token, value: Node) -> Node:
+        if isinstance(value.leaf, float) and not isinstance(value.leaf, Token):
+            return value._replace(leaf=-value.leaf)
+        return self._op("negative", (value,), token)
+
+    def power(self, base: Node, exponent: Node) -> Node:
+        return self._op("power", (base, exponent), base.token)
+
+    def call(self, name: Token, *args: Node | None) -> Node:
+        given = tuple(a for a in args if a is not None)
+        op = ALIASES.get(str(name), str(name))
+        if op in NOT_CALLABLE:
+            raise _at(name, f"{name!s} cannot be called: {NOT_CALLABLE[op]}")
+        if op not in _CALLABLE:
+            raise _at(name, f"unknown function {quoted(name)}; {did_you_mean(name, _CALLABLE)}")
+        if len(given) != OPS[op].arity:
+            wanted = OPS[op].arity
+            plural = "" if wanted == 1 else "s"
+            raise _at(name, f"{name!s} takes {wanted} argument{plural}, not {len(given)}")
+        return self._op(op, given, name)
+
+    def _op(self, op: str, args: tuple[Node, ...], token: Token) -> Node:
+        depth = 1 + max((a.depth for a in args), default=0)
+        if depth > MAX_DEPTH:
+            raise _at(token, f"expression nests deeper than {MAX_DEPTH}; name a part of it on a line of its own")
+        return Node(op, None, args, token, depth)
+
+    def assign(self, name: Token, value: Node) -> tuple[Token, Node]:
+        return name, value
+
+    def returns(self, token: Token, *values: Node | None) -> tuple[Token, list[Node]]:
+        return token, [v for v in values if v is not None]
+
+    def start(self, header: tuple[Token, list[Parameter]], *body: tuple[Token, Any]) -> Any:
+        return header, list(body)
+
+
+class _JoinLines:
+    """Drops newlines inside parentheses."""
+
+    always_accept = ("_NL",)
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        depth = 0
+        for token in stream:
+            depth += {"LPAR": 1, "RPAR": -1}.get(token.type, 0)
+            if token.type != "_NL" or depth <= 0:
+                yield token
+
+
+@cache
+def _grammar() -> Lark:
+    text = resources.files(__package__).joinpath("grammar.lark").read_text("utf-8")
+    return Lark(text, parser="lalr", postlex=_JoinLines(), transformer=_Trees(), maybe_placeholders=True)
+
+
+def parse(text: str, source: str = "") -> Program:
+    """The program that a text says.
+
+    Raises ProgramError with line, column and the mend.
+
+    >>> parse("def sgd(w, g, lr):\\n  return lr * gg")
+    Traceback (most recent call last):
+    stepsmith.dsl.errors.ProgramError: program:2:15: unknown name 'gg'; did you mean 'g'?
+    """
+    try:
+        if len(text) > MAX_TEXT:
+            raise ProgramError(f"text of {len(text)} characters; a program has at most {MAX_TEXT}")
+        try:
+            (name, parameters), body = _grammar().parse(text + "\n")  # type: ignore[misc]
+        except VisitError as error:
+            raise error.orig_exc from None
+        except (UnexpectedToken, UnexpectedCharacters, UnexpectedEOF) as error:
+            raise _syntax(error, text) from None
+        return _Builder(name, parameters).program(body, _leading_comment(text))
+    except ProgramError as error:
+        raise error.located(source) from None
+
+
+def _leading_comment(text: str) -> str:
+    lines = []
+    for line in text.split("\n"):
+        if not line.strip().startswith("#"):
+            if line.strip():
+                break
+            continue
+        lines.append(line.strip()[1:].strip())
+    return "\n".join(lines).strip("\n")
+
+
+def _syntax(error: UnexpectedToken | UnexpectedCharacters | UnexpectedEOF, text: str) -> ProgramError:
+    """A lexer's or parser's complaint in the words of a person."""
+    line, column = max(error.line, 1), max(error.column, 1)
+    lines = text.split("\n")  # as the grammar counts them
+    expected = _expected(error.interactive_parser.accepts())  # type: ignore[union-attr]
+    if isinstance(error, UnexpectedCharacters):
+        rest = lines[line - 1][column - 1 :]
+        if re.match(r"\.?[0-9]", rest):
+            word = re.match(r"[\w.]+", rest)
+            shown = quoted(word.group() if word else rest)
+            return ProgramError(f"malformed number {shown}; write 0.5, 2 or 1e-3", line, column)
+        return ProgramError(f"unexpected character {quoted(rest[:1])}; {expected}", line, column)
+    token = getattr(error, "token", None)
+    if token is None or token.type == "$END" or line > len(lines):
+        return ProgramError(f"unexpected end of the program; {expected}", len(lines), len(lines[-1]) + 1)
+    if token.type == "_NL":
+        return ProgramError(f"unexpected end of line; {expected}", line, column)
+    if token.type == "EQUAL":
+        return ProgramError("unexpected '='; assignments have one name on the left, comparisons are < <= > >=",
+                            line, column)  # fmt: skip
+    return ProgramError(f"unexpected {quoted(token)}; {expected}", line, column)
+
+
+def _expected(types: set[str]) -> str:
+    return "expected " + " or ".join(sorted({_READABLE[t] for t in types & _READABLE.keys()}))
+
+
+class _Builder:
+    """Resolves names to slots and flattens expressions to statements."""
+
+    def __init__(self, name: Token, parameters: list[Parameter]) -> None:
+        self.name = name
+        self.slots: dict[str, int] = {}
+        self.statements: list[Statement] = []
+        self.tokens: list[Token] = []  # where each statement's op stands
+        self.lr: float | None = None
+        states: list[tuple[str, State]] = []
+        hypers: list[tuple[str, float]] = []
+        seen: set[str] = set()
+        for p in parameters:
+            self._parameter(p, seen, states, hypers)
+        self.states = tuple(state for _, state in states)
+        self.hypers = tuple(value for _, value in hypers)
+        self.names = [n for n, _ in states] + [n for n, _ in hypers]
+        self.slots.update({n: FIRST + i for i, n in enumerate(self.names)})
+
+    def _parameter(
+        self, p: Parameter, seen: set[str], states: list[tuple[str, State]], hypers: list[tuple[str, float]]
+    ) -> None:
+        name = str(p.token)
+        if name in seen:
+            raise _at(p.token, f"{quoted(name)} stands twice in the header; rename one")
+        seen.add(name)
+        if name in RESERVED:
+            if p.kind is not None:
+                raise _at(p.kind, f"{quoted(name)} is a reserved input and takes no annotation; leave it out")
+            if p.default is not None and name != "lr":
+                raise _at(p.token, f"{quoted(name)} is a reserved input and takes no default; leave it out")
+            if name == "lr":
+                self.lr = p.default
+            self.slots[name] = RESERVED.index(name)
+        elif p.default is not None:
+            if p.kind is not None:
+                raise _at(p.kind, f"{quoted(name)} has a default, so it is a hyperparameter and takes no annotation")
+            hypers.append((name, p.default))
+        else:
+            states.append((name, State(_kind(p.kind))))
+
+    def program(self, body: list[tuple[Token, Any]], doc: str) -> Program:
+        """The whole program; the return is last and single."""
+        if "w" not in self.slots or "g" not in self.slots:
+            missing = "w" if "w" not in self.slots else "g"
+            raise _at(self.name, f"the header lacks {missing!r}; write def {short(self.name)}(w, g, ..., lr=1e-3):")
+        returned: tuple[Token, list[Node]] | None = None
+        for head, value in body:
+            if returned is not None:
+                raise _at(head, "statement after return; return is the last line")
+            if isinstance(value, list):
+                returned = head, value
+            else:
+                self._assign(head, value)
+        if returned is None:
+            raise _at(body[-1][0], "the program has no return; end with: return update" + self._states_text())
+        token, values = returned
+        if len(values) != 1 + len(self.states):
+            want = "return update" + self._states_text()
+            plural = "" if len(values) == 1 else "s"
+            raise _at(token, f"return gives {len(values)} value{plural}; the header wants {1 + len(self.states)}: {want}")
+        ends = tuple(self._value(v) for v in values)
+        program = build(
+            self.statements, ends, self.states, self.hypers, self.lr, tuple(self.names), str(self.name), doc
+        )
+        check(program, [(t.line, t.column) for t in (*self.tokens, token)])
+        return program
+
+    def _states_text(self) -> str:
+        return "".join(f", {short(n)}" for n in self.names[: len(self.states)])
+
+    def _assign(self, name: Token, value: Node) -> None:
+        arg = self._value(value)
+        if str(name) not in self.slots:
+            if str(name) in RESERVED:
+                raise _at(name, f"{quoted(name)} is a reserved input; add it to the header or choose another name")
+            self.slots[str(name)] = self._local(str(name))
+        target = self.slots[str(name)]
+        if value.op:  # the last statement made the value: it takes the name
+            self.statements[-1] = self.statements[-1]._replace(target=target)
+        else:
+            self._emit(target, "identity", (arg,), name)
+
+    def _emit(self, target: int, op: str, args: tuple[Arg, ...], token: Token) -> None:
+        self.tokens.append(token)
+        self.statements.append(Statement(target, op, args))
+
+    def _local(self, name: str) -> int:
+        self.names.append(name)
+        return FIRST + len(self.names) - 1
+
+    def _value(self, node: Node) -> Arg:
+        """The slot or constant of an expression; its statements are appended in evaluation order."""
+        if isinstance(node.leaf, Token):
+            name = str(node.leaf)
+            if name not in self.slots:
+                if name in RESERVED:
+                    raise _at(node.token, f"{quoted(name)} is a reserved input that the header does not name; add it")
+                if name in _CALLABLE:
+                    raise _at(node.token, f"{name!r} is a function; call it, as in {name}(...)")
+                raise _at(node.token, f"unknown name {quoted(name)}; {did_you_mean(name, self.slots)}")
+            return self.slots[name]
+        if isinstance(node.leaf, float):
+            return Const(node.leaf)
+        args = tuple(self._value(a) for a in node.args)
+        target = self._local("")
+        self._emit(target, node.op, args, node.token)
+        return target
+
+
+def _kind(token: Token | None) -> Kind:
+    if token is None:
+        return Kind.TENSOR
+    names = {str(kind): kind for kind in Kind}
+    if str(token) not in names:
+        raise _at(token, f"unknown kind {quoted(token)}; {did_you_mean(token, names)}")
+    return names[str(token)]
