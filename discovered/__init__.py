@@ -1,0 +1,6 @@
+"""The catalogue of programs: loading by name or from a file, and export to torch. Imports `dsl` alone."""
+
+from .catalogue import SHELVES, Entry, entries, entry, load, names
+from .export_torch import export_torch, torch_class
+
+__all__ = ["SHELVES", "Entry", "entries", "entry", "export_torch", "load", "names", "torch_class"]
