@@ -1,0 +1,65 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from ..dsl.errors import did_you_mean
+from .digits import Digits
+from .mlp import MLP
+from .quadratic import Linear, Regression
+from .task import Task
+from .text import Text
+from .transformer import Transformer
+
+
+class UnknownTask(LookupError):
+    """A task name that nothing answers to."""
+
+
+_DIGITS = ("digits_split", "digits_wide")
+_BYTES = ("bytes_split", "bytes_wide", "bytes_code")
+_BYTES_B64 = ("bytes_b64_split", "bytes_b64_wide", "bytes_b64_code")
+_WIDE = Transformer(width=32, heads=2)
+
+# Each task to search on, then its held-out variants: other data, on that another width, and another text.
+_ALL = (
+    Task("quadratic", Linear(), Regression(), batch=16, steps=200, held_out=("quadratic_steep",)),
+    Task("quadratic_steep", Linear(), Regression(condition=1e5), batch=16, steps=200),
+    Task("digits", MLP(), Digits(), batch=16, steps=400, held_out=_DIGITS),
+    Task("digits_split", MLP(), Digits(split="other"), batch=16, steps=400),
+    Task("digits_wide", MLP(hidden=96), Digits(split="other"), batch=16, steps=400),
+    Task("bytes", Transformer(), Text(), batch=16, steps=1200, held_out=_BYTES),
+    Task("bytes_split", Transformer(), Text(split="other"), batch=16, steps=1200),
+    Task("bytes_wide", _WIDE, Text(split="other"), batch=16, steps=1200),
+    Task("bytes_code", Transformer(), Text(source="code"), batch=16, steps=1200),
+    Task("bytes_b64", Transformer(), Text(), batch=64, steps=500, held_out=_BYTES_B64),
+    Task("bytes_b64_split", Transformer(), Text(split="other"), batch=64, steps=500),
+    Task("bytes_b64_wide", _WIDE, Text(split="other"), batch=64, steps=500),
+    Task("bytes_b64_code", Transformer(), Text(source="code"), batch=64, steps=500),
+)
+_BY_NAME = {task.name: task for task in _ALL}
+
+
+def tasks() -> tuple[str, ...]:
+    """The names of all tasks, held-out variants too.
+
+    >>> tasks()[:3]
+    ('quadratic', 'quadratic_steep', 'digits')
+    """
+    return tuple(_BY_NAME)
+
+
+def task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        UnknownTask: One line, with the nearest name.
+
+    >>> task("bytes").held_out
+    ('bytes_split', 'bytes_wide', 'bytes_code')
+    >>> task("byte")
+    Traceback (most recent call last):
+    stepsmith.proxies.registry.UnknownTask: unknown task 'byte': did you mean 'bytes'?
+    """
+    if name not in _BY_NAME:
+        raise UnknownTask(f"unknown task {name!r}: {did_you_mean(name, _BY_NAME)}")
+    return _BY_NAME[name]
