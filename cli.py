@@ -1,0 +1,248 @@
+"""The command line: search, inspect, export, list. Heavy libraries are imported when a command runs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .search.config import SearchConfig
+    from .search.ledger import Ledger
+    from .search.population import Fold
+
+
+class _Group(TyperGroup):
+    """Commands, with a hint for a misspelt one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else "see stepsmith --help"
+            ctx.fail(f"unknown command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Discovers neural-network optimizers as short symbolic programs.",
+)
+
+
+def main() -> None:
+    """Entry point: every expected error is one line on standard error and exit status 2."""
+    try:
+        app()
+    except (ValueError, LookupError, RuntimeError, OSError) as error:
+        if os.environ.get("STEPSMITH_DEBUG"):
+            raise
+        if not _expected(error):
+            raise
+        print(f"stepsmith: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _expected(error: Exception) -> bool:
+    """Errors of our own, and the system's about files: anything else is a bug and keeps its traceback."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("stepsmith")
+
+
+@app.command()
+def search(
+    start: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Program to evolve from: a name or an .opt file; repeatable."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any option of the search.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="evolution, random or constants.")] = None,
+    space: Annotated[str | None, typer.Option(help="Ops that mutation may write: lion45 or elementwise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after this many training steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this long [default: 8 unless --steps].")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes; 0 trains in this process [default: one a core].")
+    ] = None,
+    elites: Annotated[int, typer.Option(help="Programs to re-score on unseen seeds at the end; 0: none.")] = 8,
+    folder: Annotated[Path | None, typer.Option("--out", help="Run folder [default: runs/NUMBER].")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, exactly.")] = None,
+) -> None:
+    """Evolve optimizers; prints those that hold up on seeds and tasks the search never saw."""
+    from rich.console import Console
+
+    from .search.config import ConfigError, read_config
+    from .search.run import create_run, open_run
+
+    console = Console()
+    given = {"start": tuple(start) if start else None, "strategy": strategy, "space": space, "seed": seed,
+             "steps": steps}  # fmt: skip
+    if resume is not None:
+        set_ = [f"--{'from' if n == 'start' else n}" for n, v in given.items() if v is not None] + (
+            ["--config"] if config else []
+        )
+        if set_:
+            raise ConfigError(f"--resume goes on with the run's own configuration; leave out {', '.join(set_)}")
+        ledger, settings, changed = open_run(resume)
+        if changed:
+            console.print("[yellow]not the machine this run began on: rows from here on may differ[/yellow] "
+                          + "; ".join(changed))  # fmt: skip
+        folder = resume
+    else:
+        settings = read_config(config, given)
+        folder = folder or _next_folder()
+        ledger = create_run(folder, settings)
+    if minutes is None and settings.steps is None:
+        minutes = 8.0
+    try:
+        _search(ledger, settings, folder, minutes, os.cpu_count() if workers is None else workers, elites, console)
+    finally:
+        ledger.close()
+
+
+def _next_folder() -> Path:
+    """runs/1, runs/2, ..."""
+    number = 1
+    while (path := Path("runs", str(number))).exists():
+        number += 1
+    return path
+
+
+def _search(
+    ledger: Ledger,
+    config: SearchConfig,
+    folder: Path,
+    minutes: float | None,
+    workers: int | None,
+    elites: int,
+    console: Console,
+) -> None:
+    from .evaluator.executors import Dispatcher, make_executor
+    from .report.live import LiveView, facts
+    from .search.run import Progress, Stop, run_search
+
+    interrupted = _Interrupts()
+    dispatcher = Dispatcher(make_executor(workers or 0))
+    last: list[Progress] = []
+    console.print(f"run folder {folder}; strategy {config.strategy}, from {', '.join(config.start)}, "
+                  f"seed {config.seed}, {workers} workers")  # fmt: skip
+    try:
+        with LiveView(console) as view, interrupted:
+
+            def progress(now: Progress) -> None:
+                last[:] = [now]
+                view(now)
+                if interrupted.count:
+                    raise Stop
+
+            fold = run_search(ledger, config, dispatcher, minutes, progress)
+        if last:
+            console.print(", ".join(f"{name} {value}" for name, value in facts(last[0])))
+        if interrupted.count:
+            console.print(f"interrupted: all closed rounds are saved; go on with: stepsmith search --resume {folder}")
+        elif elites:
+            _show_elites(fold, dispatcher, folder, elites, console)
+    finally:
+        dispatcher.executor.close()
+
+
+def _show_elites(fold: Fold, dispatcher: Any, folder: Path, count: int, console: Console) -> None:
+    from .report.elites import elite_table, write_elites
+    from .search.elites import rescore
+
+    found = rescore(fold, dispatcher, count, tell=console.print)
+    if not found:
+        console.print("no program came through all stages; search longer")
+        return
+    write_elites(folder, found)
+    console.print(elite_table(found))
+    console.print(f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n")
+    print(found[0].program)
+    console.print(f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
+
+
+class _Interrupts:
+    """Ctrl-C once asks for an end, twice ends now."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> _Interrupts:
+        self.before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            os._exit(130)
+        print("\nsaving; Ctrl-C again ends now", file=sys.stderr)
+
+
+@app.command()
+def inspect(
+    program: Annotated[str, typer.Argument(help="A name, an .opt file, RUN:best or RUN:CHILD.")],
+) -> None:
+    """Show a program: text, cost, states, constants, dataflow."""
+    from .report.program import describe
+    from .search.found import load_any
+
+    print(describe(load_any(program)), end="")
+
+
+@app.command()
+def export(
+    program: Annotated[str, typer.Argument(help="A name, an .opt file, RUN:best or RUN:CHILD.")],
+    to: Annotated[str, typer.Option("--to", help="Form: torch.")] = "torch",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
+) -> None:
+    """Write a program as one file that does not need stepsmith."""
+    from .discovered import export_torch
+    from .dsl.errors import did_you_mean
+    from .search.config import ConfigError
+    from .search.found import load_any
+
+    forms = {"torch": export_torch}
+    if to not in forms:
+        raise ConfigError(f"unknown form {to!r}; {did_you_mean(to, forms)}")
+    text = forms[to](load_any(program))
+    if out is None:
+        print(text, end="")
+        return
+    out.write_text(text, "utf-8")
+    print(f"wrote {out}")
+
+
+@app.command("list")
+def list_() -> None:
+    """List catalogued programs, tasks and op spaces."""
+    from .discovered import entries
+    from .dsl.ops import SPACES
+    from .proxies import task, tasks
+
+    print("programs")
+    for e in entries():
+        print(f"  {e.name:14} {e.cost.state} state  {e.cost.statements:2} statements  {e.description}")
+    print("tasks")
+    for name in tasks():
+        held_out = ", ".join(task(name).held_out)
+        print(
+            f"  {name:18} {task(name).steps} steps of {task(name).batch}"
+            + (f"; held out: {held_out}" if held_out else "")
+        )
+    print("op spaces")
+    for space in SPACES.values():
+        print(f"  {space.name:14} {len(space.ops)} ops: {space.doc.splitlines()[0]}")

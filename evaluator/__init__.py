@@ -1,0 +1,1 @@
+"""How good a program is: training, hurdles, fitness, AdamW curves, tuning, statistics, executors."""

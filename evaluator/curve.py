@@ -1,0 +1,131 @@
+"""The AdamW curve of a task: tuned AdamW's final loss at horizons from 1/8 to 4 times the budget.
+
+Each horizon is a run with full decay at its own tuned settings; a candidate's loss is read off the curve as
+AdamW-equivalent steps. Made by `benchmarks/tune.py`, stored as small text in `proxies/curves`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from ..dsl import Program
+from ..proxies import Task
+from .train import Run
+
+HORIZONS: tuple[float, ...] = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the task's budget
+LOWEST, HIGHEST = 1 / 32, 4.0  # a speedup is clipped to these; a diverged run scores the lowest
+
+
+@dataclass(frozen=True)
+class Point:
+    """Tuned AdamW at one horizon.
+
+    `losses` are final validation losses in nats on `seeds`, which picked nothing; `runs` is how many runs
+    the tuning took, so that a rival can be given as many.
+    """
+
+    steps: int
+    losses: tuple[float, ...]
+    seeds: tuple[int, ...]
+    program: str
+    warmup: float
+    decay: str
+    runs: int
+
+    @property
+    def loss(self) -> float:
+        """Mean final loss in nats."""
+        return float(np.mean(self.losses))
+
+    def run(self) -> Run:
+        """The tuned AdamW as a run."""
+        return Run(Program.parse(self.program), self.warmup, self.decay)
+
+
+class NoCurve(LookupError):
+    """A task has no AdamW curve, or one made on other data."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one task in order of steps, and its fingerprint when they were made."""
+
+    task: str
+    fingerprint: str
+    points: tuple[Point, ...]
+
+    def point(self, steps: int) -> Point:
+        """The point at a horizon; raises NoCurve where there is none."""
+        for p in self.points:
+            if p.steps == steps:
+                return p
+        have = ", ".join(str(p.steps) for p in self.points)
+        raise NoCurve(f"the AdamW curve of {self.task!r} has no point at {steps} steps (it has {have})")
+
+    def equivalent_steps(self, loss: float) -> float:
+        """Steps that tuned AdamW needs to reach a final loss: isotonic, straight in log2 steps, extended at
+        both ends by the slope of the end segment. NaN counts as no step at all.
+        """
+        if math.isnan(loss):
+            return 0.0
+        x = np.log2([p.steps for p in self.points])
+        y = np.asarray(isotonic_regression([p.loss for p in self.points], increasing=False).x)
+        y = y - 1e-9 * np.arange(len(y))  # strictly falling, so that flat stretches have one answer
+        if loss > y[0]:
+            return float(2 ** (x[0] - (loss - y[0]) * _slope(x[:2], y[:2])))
+        if loss < y[-1]:
+            return float(2 ** (x[-1] + (y[-1] - loss) * _slope(x[-2:], y[-2:])))
+        return float(2 ** np.interp(-loss, -y, x))
+
+    def speedup(self, loss: float, steps: int) -> float:
+        """AdamW-equivalent steps over own steps, clipped to [1/32, 4].
+
+        >>> def at(steps, loss):
+        ...     return Point(steps, (loss,), (0,), "", 0.0, "linear", 1)
+        >>> curve = Curve("t", "", (at(100, 3.0), at(200, 2.0), at(400, 1.5)))
+        >>> curve.speedup(2.0, 100), curve.speedup(float("nan"), 100)
+        (2.0, 0.03125)
+        """
+        return float(np.clip(self.equivalent_steps(loss) / steps, LOWEST, HIGHEST))
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    """log2 steps per nat of an end segment; at most one octave a hundredth of a nat."""
+    return float((x[1] - x[0]) / max(y[0] - y[1], 0.01))
+
+
+def dump(curve: Curve) -> str:
+    """A curve as text: one JSON line a point."""
+    head = {"task": curve.task, "fingerprint": curve.fingerprint}
+    return "".join(json.dumps(head | asdict(p)) + "\n" for p in curve.points)
+
+
+def parse(lines: Iterable[str]) -> Curve:
+    """The curve that `dump` wrote."""
+    rows = [json.loads(line) for line in lines if line.strip()]
+    heads = {(r.pop("task"), r.pop("fingerprint")) for r in rows}
+    (name, fingerprint), *_ = heads
+    points = [Point(**r | {"losses": tuple(r["losses"]), "seeds": tuple(r["seeds"])}) for r in rows]
+    return Curve(name, fingerprint, tuple(sorted(points, key=lambda p: p.steps)))
+
+
+@cache
+def curve_of(task: Task) -> Curve:
+    """The stored curve of a task. Raises NoCurve when there is none, or it was made on other data or settings."""
+    path = resources.files("stepsmith.proxies").joinpath("curves", f"{task.name}.jsonl")
+    command = f"python benchmarks/tune.py {task.name}"
+    try:
+        curve = parse(path.read_text("utf-8").splitlines())
+    except FileNotFoundError:
+        raise NoCurve(f"task {task.name!r} has no AdamW curve; make one: {command}") from None
+    if curve.fingerprint != task.fingerprint():
+        raise NoCurve(f"the AdamW curve of {task.name!r} was made on other data or settings; make it anew: {command}")
+    return curve

@@ -1,0 +1,124 @@
+"""Fitness of programs: speedup over tuned AdamW, paired with it seed by seed.
+
+Every batch trains tuned AdamW beside the candidates, on the same weights and data; a candidate's loss is read
+off the AdamW curve after what AdamW lost or won on that very seed is taken off. So seeds cancel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..dsl import Program
+from ..proxies import Task, task
+from .curve import LOWEST, Curve, curve_of
+from .train import Outcome, train
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What candidates are trained on: tasks at a share of their budgets, seeds, and factors on the peak lr."""
+
+    tasks: tuple[str, ...]
+    share: float = 1.0
+    seeds: tuple[int, ...] = (0,)
+    lr_factors: tuple[float, ...] = (1.0,)
+
+    def steps_each(self) -> int:
+        """Training steps that one candidate takes."""
+        return len(self.lr_factors) * len(self.seeds) * sum(_steps(task(t), self.share) for t in self.tasks)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch of work: programs as text (None keeps a place empty, so that the others keep theirs) and a trial."""
+
+    programs: tuple[str | None, ...]
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a program did. `speedups` has a row per task with a number per seed; `program` has the best lr."""
+
+    program: str
+    fitness: float
+    speedups: tuple[tuple[float, ...], ...] = ()
+    losses: tuple[tuple[float, ...], ...] = ()
+    reason: str = ""
+    steps: int = 0
+
+
+def evaluate(job: Job) -> list[Score]:
+    """A score for every program of the job, in order; the work that an executor runs.
+
+    For each candidate the learning-rate factor with the best geometric mean over tasks and seeds counts.
+    """
+    trial = job.trial
+    scaled = [_at_factors(text, trial.lr_factors) for text in job.programs]
+    runs = [variant for variants in scaled for variant in variants]
+    table = [[_train_paired(task(name), runs, seed, trial.share) for seed in trial.seeds] for name in trial.tasks]
+    scores = []
+    for index, variants in enumerate(scaled):
+        if variants[0] is None:
+            scores.append(Score("", LOWEST, reason="empty place"))
+            continue
+        columns = range(index * len(variants), (index + 1) * len(variants))
+        each = [_score(str(v), table, c, trial) for v, c in zip(variants, columns, strict=True)]
+        scores.append(max(each, key=lambda score: score.fitness))
+    return scores
+
+
+def _at_factors(text: str | None, factors: Sequence[float]) -> list[Program | None]:
+    """A program at each factor on its peak learning rate; as many empty places for an empty place."""
+    if text is None:
+        return [None] * len(factors)
+    program = Program.parse(text)
+    return [program.with_lr(program.peak * factor) if factor != 1 else program for factor in factors]
+
+
+def _steps(task: Task, share: float) -> int:
+    return max(1, round(task.steps * share))
+
+
+def _train_paired(
+    task: Task, runs: Sequence[Program | None], seed: int, share: float
+) -> list[tuple[float, float, str]]:
+    """(speedup, loss, reason) of every run; an empty place is filled with AdamW.
+
+    Candidates train on the warm-up and decay shape that were tuned for AdamW.
+    """
+    steps, curve = _steps(task, share), curve_of(task)
+    reference = curve.point(steps).run()
+    candidates = [replace(reference, program=r) if r else reference for r in runs]
+    outcomes = train(task, [*candidates, reference], seed, steps)
+    return [_paired(outcome, outcomes[-1], curve, steps) for outcome in outcomes[:-1]]
+
+
+def _paired(outcome: Outcome, adamw: Outcome, curve: Curve, steps: int) -> tuple[float, float, str]:
+    luck = 0.0 if adamw.failed else adamw.loss - curve.point(steps).loss
+    return curve.speedup(outcome.loss - luck, steps), outcome.loss, outcome.reason
+
+
+def _score(text: str, table: list[list[list[tuple[float, float, str]]]], column: int, trial: Trial) -> Score:
+    cells = [[seed[column] for seed in row] for row in table]
+    reasons = [reason for row in cells for _, _, reason in row if reason]
+    speedups = tuple(tuple(s for s, _, _ in row) for row in cells)
+    return Score(
+        program=text,
+        fitness=geometric_mean([s for row in speedups for s in row]),
+        speedups=speedups,
+        losses=tuple(tuple(loss for _, loss, _ in row) for row in cells),
+        reason=reasons[0] if reasons else "",
+        steps=trial.steps_each(),
+    )
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """exp(mean(log x)).
+
+    >>> geometric_mean([0.5, 2.0])
+    1.0
+    """
+    return math.exp(sum(math.log(v) for v in values) / len(values))

@@ -1,0 +1,127 @@
+"""Tuning of a program's constants and schedule at one horizon: joint random search, then local rounds.
+
+The same procedure and number of runs for every side of a comparison. Seeds that pick are never the seeds
+that are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import Generator
+
+from ..dsl import Program
+from ..proxies import Task
+from .curve import Point
+from .train import Outcome, Run, train
+
+Settings = dict[str, float | str]
+
+#: log-uniform ranges of AdamW's hyperparameters; 1 - beta is drawn. Local rounds may leave the ranges, so a
+#: best value never sits on an edge.
+ADAMW_RANGES: Mapping[str, tuple[float, float]] = {
+    "lr": (1e-3, 6e-2), "beta1": (0.02, 0.5), "beta2": (0.001, 0.3), "eps": (1e-12, 1e-4),
+    "weight_decay": (1e-3, 1.0), "max_norm": (0.1, 10.0),
+}  # fmt: skip
+WARMUPS = (0.0, 0.02, 0.05, 0.1, 0.2)
+DECAYS = ("linear", "cosine", "constant_linear")
+NO_CLIP = 1e9
+PICK_SEEDS = tuple(range(9_000, 9_004))
+SHOWN_SEEDS = tuple(range(9_100, 9_108))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many runs a tuning takes, the same for both sides of a comparison."""
+
+    first: int = 64  # joint random draws, one seed
+    rounds: int = 2  # local rounds around the best so far, one seed each
+    each: int = 32
+    finalists: int = 6  # re-run on all PICK_SEEDS
+
+
+def draw(random: Generator) -> Settings:
+    """Joint random settings of AdamW; no decay and no clipping are among them."""
+    settings: Settings = {}
+    for name, (low, high) in ADAMW_RANGES.items():
+        value = float(np.exp(random.uniform(math.log(low), math.log(high))))
+        settings[name] = 1 - value if name.startswith("beta") else value
+    if random.random() < 0.3:
+        settings["weight_decay"] = 0.0
+    if random.random() < 0.3:
+        settings["max_norm"] = NO_CLIP
+    settings["warmup"] = WARMUPS[int(random.integers(len(WARMUPS)))]
+    settings["decay"] = DECAYS[int(random.integers(len(DECAYS)))]
+    return settings
+
+
+def nudge(settings: Settings, random: Generator, width: float = 1.0) -> Settings:
+    """Near settings: each number moves by 2^(width N(0, 1) / 2) with probability 1/2, the rest stay."""
+    near = dict(settings)
+    fresh = draw(random)
+    for name, value in settings.items():
+        if random.random() < 0.5:
+            continue
+        if isinstance(value, str) or name == "warmup" or value in (0.0, NO_CLIP) or random.random() < 0.1:
+            near[name] = fresh[name]
+            continue
+        factor = float(2 ** (width * random.standard_normal() / 2))
+        moved = 1 - (1 - value) * factor if name.startswith("beta") else value * factor
+        near[name] = min(max(moved, 0.0), 0.9999) if name.startswith("beta") else moved
+    return near
+
+
+def as_run(program: Program, settings: Settings) -> Run:
+    """A program with its named constants and schedule set."""
+    names = [program.name_of(program.first_hyper + i) for i in range(len(program.hypers))]
+    hypers = tuple(float(settings.get(n, v)) for n, v in zip(names, program.hypers, strict=True))
+    rule = replace(program, hypers=hypers, lr=float(settings["lr"]))
+    return Run(rule, float(settings["warmup"]), str(settings["decay"]))
+
+
+def tune(
+    task: Task,
+    program: Program,
+    steps: int,
+    random: Generator,
+    budget: Budget = Budget(),
+    near: Sequence[Settings] = (),
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[Point, list[Settings]]:
+    """The tuned program at a horizon, and the settings of its finalists, best first.
+
+    `near`: good settings of a neighbouring horizon; half of the first draws are nudges of these.
+    """
+    tried: list[tuple[float, Settings]] = []
+    runs = 0
+
+    def measure(settings: Sequence[Settings], seed: int) -> list[float]:
+        nonlocal runs
+        runs += len(settings)
+        return losses(train(task, [as_run(program, s) for s in settings], seed, steps))
+
+    known = [nudge(near[i % len(near)], random) for i in range(budget.first // 2)] if near else []
+    first = [*near, *known, *(draw(random) for _ in range(budget.first - len(known) - len(near)))]
+    tried += zip(measure(first, PICK_SEEDS[0]), first, strict=True)
+    for number in range(budget.rounds):
+        best = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: 8 >> number]]
+        more = [nudge(best[i % len(best)], random, 0.7**number) for i in range(budget.each)]
+        tried += zip(measure(more, PICK_SEEDS[0]), more, strict=True)
+        tell(f"{task.name} {steps} steps, round {number + 1}: {min(loss for loss, _ in tried):.4f} nats")
+    finalists = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: budget.finalists]]
+    means = np.mean([measure(finalists, seed) for seed in PICK_SEEDS], axis=0)
+    order = [finalists[i] for i in np.argsort(means)]
+    shown = [losses(train(task, [as_run(program, order[0])], seed, steps))[0] for seed in SHOWN_SEEDS]
+    best_run = as_run(program, order[0])
+    point = Point(steps, tuple(shown), SHOWN_SEEDS, str(best_run.program), float(order[0]["warmup"]),
+                  str(order[0]["decay"]), runs)  # fmt: skip
+    tell(f"{task.name} {steps} steps: {point.loss:.4f} nats on fresh seeds, {order[0]}")
+    return point, order
+
+
+def losses(outcomes: Sequence[Outcome]) -> list[float]:
+    """Final losses in nats; a failed run counts as infinitely bad."""
+    return [math.inf if o.failed else o.loss for o in outcomes]

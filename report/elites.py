@@ -1,0 +1,72 @@
+"""Elites on the screen and in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from ..search.elites import Elite, pareto
+
+
+def elite_rows(elites: Sequence[Elite]) -> list[dict[str, str]]:
+    """A row per elite: text for the table and for the file alike."""
+    front = pareto(elites)
+    rows = []
+    for number, e in enumerate(elites, 1):
+        row = {
+            "rank": str(number),
+            "pareto": "*" if e in front else "",
+            "child": str(e.child),
+            "state": str(e.cost.state),
+            "ops": f"{e.cost.operations:g}",
+            "statements": str(e.cost.statements),
+            "in search": f"{e.fitness:.3f}",
+            "unseen seeds": str(e.seen),
+        }
+        row |= {name: str(interval) for name, interval in e.held_out.items()}
+        rows.append(row | {"beats tuned AdamW": "yes" if e.beats_adamw else "not shown"})
+    return rows
+
+
+def elite_table(elites: Sequence[Elite]) -> Table:
+    """The hall of fame: fitness is AdamW-equivalent steps over own steps, 1 is tuned AdamW."""
+    rows = elite_rows(elites)
+    table = Table(
+        *(rows[0] if rows else ()),
+        title="Hall of fame: speedup over tuned AdamW on fresh seeds [interval]; * no other is better and cheaper",
+    )
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def write_elites(folder: Path, elites: Sequence[Elite]) -> None:
+    """hall_of_fame.csv and best/<rank>.opt, each replaced whole."""
+    text = io.StringIO()
+    rows = elite_rows(elites)
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["rank"])
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(folder / "hall_of_fame.csv", text.getvalue())
+    (folder / "best").mkdir(exist_ok=True)
+    for old in (folder / "best").glob("*.opt"):
+        old.unlink()
+    for number, (elite, row) in enumerate(zip(elites, rows, strict=True), 1):
+        note = "".join(f"# {name}: {value}\n" for name, value in row.items() if value)
+        _replace(folder / "best" / f"{number}.opt", note + _without_doc(elite.program))
+
+
+def _without_doc(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes beside and renames: a reader never sees half a file."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, "utf-8")
+    os.replace(beside, path)

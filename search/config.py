@@ -1,0 +1,130 @@
+"""What a search is: one configuration, from defaults, a TOML file and the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..dsl.errors import did_you_mean
+from ..dsl.ops import SPACES
+from ..evaluator.fitness import Trial
+from ..proxies import task
+from .found import load_any
+
+
+class ConfigError(ValueError):
+    """A configuration that is not one: what, where, and the mend, in one line."""
+
+
+class Stage(BaseModel):
+    """A rung: what children are trained on, and the share of them that goes no further.
+
+    Seeds follow from `number` (of seeds) and the stage's place, so that every stage has fresh ones.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    tasks: tuple[str, ...]
+    share: float = Field(1.0, gt=0, description="of the tasks' budgets, a run of its own with full decay")
+    seeds: int = Field(1, ge=1)
+    lr_factors: tuple[float, ...] = (1.0,)
+    drop: float = Field(0.5, ge=0, lt=1, description="quantile of recent scores below which a child is dropped")
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                task(name)
+            except LookupError as error:
+                raise ValueError(str(error)) from None
+        return names
+
+
+_THIRD = 1 / 3
+#: Cheap filter for the broken; an eighth of the budget at three learning rates; the whole budget; fresh seeds.
+DEFAULT_STAGES = (
+    Stage(tasks=("digits",), share=0.25, drop=0.2),
+    Stage(tasks=("bytes",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0), drop=0.6),
+    Stage(tasks=("bytes",), share=1.0, drop=0.7),
+    Stage(tasks=("bytes",), share=1.0, seeds=3, drop=0.0),
+)
+
+
+class SearchConfig(BaseModel):
+    """Everything that the children of a search depend on, with the seed. Workers and time limits are not here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: tuple[str, ...] = Field(
+        ("adamw@bytes",), description="programs to evolve from; adamw@TASK is AdamW as tuned there"
+    )
+    strategy: Literal["evolution", "random", "constants"] = "evolution"
+    space: str = Field("elementwise", description="ops that mutation may write")
+    seed: int = Field(0, ge=0)
+    steps: int | None = Field(None, ge=1, description="stop after this many training steps of children")
+    stages: tuple[Stage, ...] = Field(DEFAULT_STAGES, min_length=1)
+    population: int = Field(100, ge=2)
+    tournament: int = Field(10, ge=1)
+    edits: float = Field(1.3, ge=1, description="mean number of edits between parent and child")
+    round: int = Field(48, ge=1, description="trainable children a round (B)")
+    delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
+    patience: int = Field(60, ge=1, description="rounds without a better program before a restart")
+    audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
+    held_out: tuple[str, ...] = Field(("bytes_wide",), description="tasks the search never trains on")
+
+    @field_validator("space")
+    @classmethod
+    def _known_space(cls, name: str) -> str:
+        if name not in SPACES:
+            raise ValueError(f"unknown space {name!r}; {did_you_mean(name, SPACES)}")
+        return name
+
+    @field_validator("start")
+    @classmethod
+    def _known_programs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                load_any(name)
+            except (LookupError, RuntimeError) as error:
+                raise ValueError(str(error)) from None
+        return names
+
+    @field_validator("held_out")
+    @classmethod
+    def _known_held_out(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return Stage._known_tasks(names)
+
+    def trial(self, stage: int) -> Trial:
+        """What stage number `stage` trains."""
+        s = self.stages[stage]
+        first = 1000 * (stage + 1)
+        return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors)
+
+
+def read_config(path: Path | None, overrides: dict[str, Any]) -> SearchConfig:
+    """Defaults, then the TOML file, then the command line. Raises ConfigError with one line."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return SearchConfig(**values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, path)) from None
+
+
+def _one_line(error: ValidationError, path: Path | None) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        fields = Stage.model_fields if place.startswith("stages") else SearchConfig.model_fields
+        message = f"unknown option {first['loc'][-1]!r}; {did_you_mean(str(first['loc'][-1]), fields)}"
+    else:
+        message = f"{place}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {message}" if path else message

@@ -1,0 +1,135 @@
+"""Elites: the best of a run, re-scored from their printed text on seeds the search never used.
+
+Seeds that pick are never the seeds that are shown. Intervals are corrected for the number of programs shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ..dsl import Program
+from ..dsl.cost import Cost, cost
+from ..evaluator.executors import Dispatcher
+from ..evaluator.fitness import Job, Score, Trial, geometric_mean
+from ..evaluator.statistics import Interval, geometric_interval
+from .ledger import Child
+from .population import Fold
+
+PICK_SEEDS = tuple(range(500_000, 500_004))
+SHOWN_SEEDS = tuple(range(600_000, 600_010))
+_HELD_OUT_FACTORS = (
+    0.5,
+    1.0,
+    2.0,
+)  # the learning rate may move once on a task of another size; picked, then frozen
+_PER_NICHE = 4
+_CANDIDATES = 20
+
+
+@dataclass(frozen=True)
+class Elite:
+    """A program that is shown: where it came from, what it costs, and how it did on fresh seeds."""
+
+    child: int
+    program: str
+    fitness: float  # what the search saw
+    cost: Cost
+    seen: Interval  # tasks of the search, fresh seeds
+    held_out: dict[str, Interval]  # tasks the search never trained on
+
+    @property
+    def beats_adamw(self) -> bool:
+        """Whether every interval lies above tuned AdamW."""
+        return all(i.low > 1 for i in (self.seen, *self.held_out.values()))
+
+
+def rescore(
+    fold: Fold, dispatcher: Dispatcher, count: int = 8, tell: Callable[[str], None] = lambda text: None
+) -> list[Elite]:
+    """The elites of a run, best first on fresh seeds."""
+    tasks = fold.config.stages[-1].tasks
+    candidates = _candidates(fold)
+    tell(f"re-scoring {len(candidates)} candidates on fresh seeds")
+    picked = _trials(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=PICK_SEEDS))
+    order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)
+    chosen = _with_niches([candidates[i] for i in order], count)
+    texts = [c.final for c in chosen]
+    tell(f"showing {len(chosen)} on {len(SHOWN_SEEDS)} more seeds and on {', '.join(fold.config.held_out)}")
+    shown = _trials(dispatcher, texts, Trial(tasks, seeds=SHOWN_SEEDS))
+    held_out = {name: _held_out(dispatcher, texts, name) for name in fold.config.held_out}
+    elites = []
+    for index, child in enumerate(chosen):
+        others = {name: _interval(scores[index], len(chosen)) for name, scores in held_out.items()}
+        costs = cost(Program.parse(child.final))
+        assert child.fitness is not None
+        seen = _interval(shown[index], len(chosen))
+        elites.append(Elite(child.child, child.final, child.fitness, costs, seen, others))
+    return sorted(elites, key=lambda e: -e.seen.mean)
+
+
+def pareto(elites: Sequence[Elite]) -> list[Elite]:
+    """Those that no other beats in fitness on fresh seeds, state, operations and statements at once."""
+
+    def dominated(e: Elite) -> bool:
+        return any(_dominates(other, e) for other in elites)
+
+    return [e for e in elites if not dominated(e)]
+
+
+def _dominates(a: Elite, b: Elite) -> bool:
+    better = (a.seen.mean, -a.cost.state, -a.cost.operations, -a.cost.statements)
+    worse = (b.seen.mean, -b.cost.state, -b.cost.operations, -b.cost.statements)
+    return a is not b and all(x >= y for x, y in zip(better, worse, strict=True)) and better != worse
+
+
+def _candidates(fold: Fold) -> list[Child]:
+    """The fittest rows, and the fittest of each number of states."""
+    ranked = sorted((c for c in fold.by_child.values() if c.scored), key=lambda c: -(c.fitness or 0))
+    return _with_niches(ranked, _CANDIDATES, _PER_NICHE)
+
+
+def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:
+    """The first `count`, of which `each` of every number of states, in rank order."""
+    niches = [c for states in range(3) for c in [c for c in ranked if c.state == states][:each]]
+    rest = [c for c in ranked if c not in niches]
+    chosen = niches + rest[: max(0, count - len(niches))]
+    return [c for c in ranked if c in chosen]
+
+
+def _held_out(dispatcher: Dispatcher, texts: list[str], name: str) -> list[Score]:
+    """Scores on a held-out task, at the learning-rate factor that picking seeds prefer."""
+    moved = _trials(dispatcher, texts, Trial((name,), seeds=PICK_SEEDS[:2], lr_factors=_HELD_OUT_FACTORS))
+    return _trials(dispatcher, [s.program for s in moved], Trial((name,), seeds=SHOWN_SEEDS))
+
+
+def _trials(dispatcher: Dispatcher, texts: list[str], trial: Trial) -> list[Score]:
+    """A score per text; with one factor the seeds run as jobs of their own, side by side."""
+    if not texts:
+        return []
+    alone = len(trial.lr_factors) == 1
+    parts = [replace(trial, seeds=(s,)) for s in trial.seeds] if alone else [trial]
+    tickets = [dispatcher.submit(texts, Job(tuple(texts), part)) for part in parts]
+    scores: dict[int, list[Score]] = {}
+    while len(scores) < len(tickets):
+        scores.update({done.ticket: done.scores for done in dispatcher.finished()})
+    return [_joined([scores[t][i] for t in tickets]) for i in range(len(texts))]
+
+
+def _joined(scores: Sequence[Score]) -> Score:
+    """Scores of one program on several seeds as one."""
+    first = scores[0]
+    rows = range(len(first.speedups))
+    speedups = tuple(tuple(s for score in scores for s in score.speedups[row]) for row in rows)
+    return replace(
+        first,
+        speedups=speedups,
+        fitness=geometric_mean([score.fitness for score in scores]),
+        reason=next((s.reason for s in scores if s.reason), ""),
+    )
+
+
+def _interval(score: Score, looked_at: int) -> Interval:
+    """Over seeds, of the geometric mean over tasks."""
+    each = [geometric_mean(column) for column in zip(*score.speedups, strict=True)]
+    return geometric_interval(each or [score.fitness], looked_at)

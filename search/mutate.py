@@ -1,0 +1,253 @@
+"""Mutation: one random edit of a program's statement list, valid by construction.
+
+The edits of the search that found Lion (Chen et al. 2023): insert a random statement, delete one, change one
+argument; a constant is multiplied by 2^N(0, 1) or drawn anew from N(0, 1), so that its sign can flip. Beside
+them `wire` inserts a statement between a value and one of its readers, so that an edit can be live at once.
+Redundant statements are allowed on purpose: one-statement edits need them as stepping stones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.random import Generator
+
+from ..dsl.errors import ProgramError
+from ..dsl.kinds import check, infer, result_kind, start_kinds
+from ..dsl.ops import OPS, SPACES, Kind
+from ..dsl.program import FIRST, LR, PROGRESS, Arg, Const, G, Program, Statement, T, W, build
+
+MAX_STATEMENTS = 40
+_TRIES = 50  # draws of an op and its arguments before an edit gives up
+
+Edit = Callable[["Mutator", Program, Generator], Program | None]
+
+
+class Mutator:
+    """Draws edits over a named space of ops.
+
+    `edits` gives the weight of each kind of edit; with `constants_only` nothing but numbers changes.
+
+    >>> sgd = Program.parse("def sgd(w, g, lr=0.1):\\n  return lr * g")
+    >>> child, edit = Mutator("lion45").mutate(sgd, np.random.default_rng(0))
+    >>> child != sgd
+    True
+    """
+
+    def __init__(self, space: str = "lion45", constants_only: bool = False) -> None:
+        self.ops = SPACES[space].ops
+        self.inputs = (W, G, LR) if space == "lion45" else (W, G, LR, T, PROGRESS)
+        self.edits: dict[str, tuple[float, Edit]] = (
+            {"constant": (1.0, Mutator._constant)}
+            if constants_only
+            else {
+                "insert": (1.0, Mutator._insert),
+                "wire": (1.0, Mutator._wire),
+                "delete": (1.0, Mutator._delete),
+                "argument": (1.0, Mutator._argument),
+                "constant": (1.0, Mutator._constant),
+            }
+        )
+
+    def mutate(self, program: Program, random: Generator) -> tuple[Program, str]:
+        """A child that differs from the program in one edit, and the name of the edit.
+
+        An edit that finds no valid change gives way to another; changing a number always finds one.
+        """
+        names = list(self.edits)
+        weights = np.array([self.edits[n][0] for n in names])
+        for _ in range(20):
+            name = names[int(random.choice(len(names), p=weights / weights.sum()))]
+            child = self.edits[name][1](self, program, random)
+            if child is not None and child != program:
+                return child, name
+        return _scaled_lr(program, random), "constant"
+
+    # --- edits: each returns a valid program, or None when it found none ---
+
+    def _insert(self, program: Program, random: Generator) -> Program | None:
+        """A random statement at a random place, into a new or an existing variable."""
+        if len(program.statements) >= MAX_STATEMENTS:
+            return None
+        place = int(random.integers(len(program.statements) + 1))
+        kinds = _kinds_at(program, place)
+        drawn = self._statement(kinds, random)
+        if drawn is None:
+            return None
+        op, args = drawn
+        slots = [s for s in kinds if s >= FIRST or s in (G, LR)]
+        new = _fresh(program)
+        target = new if not slots or random.random() < 0.5 else slots[int(random.integers(len(slots)))]
+        return _edited(program, _with(program.statements, place, Statement(target, op, args)))
+
+    def _wire(self, program: Program, random: Generator) -> Program | None:
+        """A new statement that takes a value on its way to one reader, and reaches that reader instead."""
+        if len(program.statements) >= MAX_STATEMENTS:
+            return None
+        reader = int(random.integers(len(program.statements) + 1))
+        at_end = reader == len(program.statements)
+        args = program.returns if at_end else program.statements[reader].args
+        if not args:
+            return None
+        position = int(random.integers(len(args)))
+        value = args[position]
+        kinds = _kinds_at(program, reader)
+        wanted = Kind.GLOBAL if isinstance(value, Const) else kinds[value]
+        drawn = self._statement(kinds, random, through=value, wanted=wanted)
+        if drawn is None:
+            return None
+        new = _fresh(program)
+        rewired = (*args[:position], new, *args[position + 1 :])
+        statements = _with(program.statements, reader, Statement(new, *drawn))
+        if at_end:
+            return _edited(program, statements, rewired)
+        old = statements[reader + 1]
+        return _edited(program, [*statements[: reader + 1], old._replace(args=rewired), *statements[reader + 2 :]])
+
+    def _delete(self, program: Program, random: Generator) -> Program | None:
+        """A random statement goes; its readers take one of its arguments, or a variable of its kind."""
+        if len(program.statements) <= 1:
+            return None
+        place = int(random.integers(len(program.statements)))
+        gone = program.statements[place]
+        rest = [*program.statements[:place], *program.statements[place + 1 :]]
+        simply = _edited(program, rest)
+        if simply is not None:
+            return simply
+        stand_in = [a for a in gone.args if isinstance(a, int)] or [W, G]
+        other: Arg = stand_in[int(random.integers(len(stand_in)))]
+        until = next((i for i, s in enumerate(rest[place:], place) if s.target == gone.target), len(rest))
+        for i in range(place, min(until + 1, len(rest))):
+            rest[i] = rest[i]._replace(args=tuple(other if a == gone.target else a for a in rest[i].args))
+        ends = program.returns
+        if until == len(rest):
+            ends = tuple(other if a == gone.target else a for a in ends)
+        return _edited(program, rest, ends)
+
+    def _argument(self, program: Program, random: Generator) -> Program | None:
+        """One argument of one statement, or one returned value, becomes another variable or a number."""
+        place = int(random.integers(len(program.statements) + 1))
+        kinds = _kinds_at(program, place)
+        if place == len(program.statements):
+            position = int(random.integers(len(program.returns)))
+            ends = list(program.returns)
+            ends[position] = self._variable(kinds, random)
+            return _edited(program, program.statements, tuple(ends))
+        statement = program.statements[place]
+        if not statement.args:
+            return None
+        position = int(random.integers(len(statement.args)))
+        args = list(statement.args)
+        args[position] = self._value(kinds, random)
+        changed = list(program.statements)
+        changed[place] = statement._replace(args=tuple(args))
+        return _edited(program, changed)
+
+    def _constant(self, program: Program, random: Generator) -> Program | None:
+        """One number is multiplied by 2^N(0, 1), or (one time in four) drawn anew from N(0, 1)."""
+        places = _constant_places(program)
+        where, index, position = places[int(random.integers(len(places)))]
+        if where == "lr":
+            return _scaled_lr(program, random)
+        if where == "hyper":
+            hypers = list(program.hypers)
+            hypers[index] = _moved(hypers[index], random)
+            return replace(program, hypers=tuple(hypers))
+        statement = program.statements[index]
+        args = list(statement.args)
+        args[position] = Const(_moved(args[position].value, random))  # type: ignore[union-attr]
+        changed = list(program.statements)
+        changed[index] = statement._replace(args=tuple(args))
+        return _edited(program, changed)
+
+    # --- drawing ---
+
+    def _statement(
+        self,
+        kinds: dict[int, Kind],
+        random: Generator,
+        through: Arg | None = None,
+        wanted: Kind | None = None,
+    ) -> tuple[str, tuple[Arg, ...]] | None:
+        """A random op with arguments that fit; one of them is `through` and the result is of kind `wanted`."""
+        for _ in range(_TRIES):
+            op = self.ops[int(random.integers(len(self.ops)))]
+            if op not in OPS or (OPS[op].arity == 0 and through is not None):
+                continue
+            args = [self._value(kinds, random) for _ in range(OPS[op].arity)]
+            if through is not None:
+                args[int(random.integers(len(args)))] = through
+            if args and all(isinstance(a, Const) for a in args):
+                continue  # a number in another dress
+            given = [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args]
+            kind = result_kind(op, given)
+            if kind is not None and (wanted is None or kind <= wanted):
+                return op, tuple(args)
+        return None
+
+    def _value(self, kinds: dict[int, Kind], random: Generator) -> Arg:
+        """A variable, or (one time in four) a number."""
+        if random.random() < 0.25:
+            return Const(float(random.standard_normal()))
+        return self._variable(kinds, random)
+
+    def _variable(self, kinds: dict[int, Kind], random: Generator) -> int:
+        """A variable of the program, or an input that the space reads."""
+        slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
+        return slots[int(random.integers(len(slots)))]
+
+
+def _kinds_at(program: Program, place: int) -> dict[int, Kind]:
+    """The variables that are assigned before statement `place`, with their kinds there."""
+    kinds = start_kinds(program)
+    results, _ = infer(program)
+    for statement, kind in zip(program.statements[:place], results, strict=False):
+        kinds[statement.target] = kind
+    return kinds
+
+
+def _fresh(program: Program) -> int:
+    return max([program.first_local - 1, *(s.target for s in program.statements)]) + 1
+
+
+def _with(statements: Sequence[Statement], place: int, new: Statement) -> list[Statement]:
+    return [*statements[:place], new, *statements[place:]]
+
+
+def _edited(
+    program: Program, statements: Sequence[Statement], returns: tuple[Arg, ...] | None = None
+) -> Program | None:
+    """The program with other statements, if that is well formed."""
+    ends = program.returns if returns is None else returns
+    child = build(
+        statements, ends, program.states, program.hypers, program.lr, program.names, program.name, program.doc
+    )
+    try:
+        check(child)
+    except ProgramError:
+        return None
+    return child
+
+
+def _constant_places(program: Program) -> list[tuple[str, int, int]]:
+    places = [("lr", 0, 0)]
+    places += [("hyper", i, 0) for i in range(len(program.hypers))]
+    for index, statement in enumerate(program.statements):
+        places += [("body", index, p) for p, a in enumerate(statement.args) if isinstance(a, Const)]
+    return places
+
+
+def _moved(value: float, random: Generator) -> float:
+    if random.random() >= 0.25:
+        moved = float(value * 2.0 ** random.standard_normal())
+        if moved != 0 and math.isfinite(moved):
+            return moved
+    return float(random.standard_normal())
+
+
+def _scaled_lr(program: Program, random: Generator) -> Program:
+    """The peak learning rate keeps its sign: a rule that climbs is nobody's ancestor."""
+    return program.with_lr(program.peak * 2.0 ** float(random.standard_normal()))

@@ -1,0 +1,103 @@
+"""A round: children made from one fold, taken stage by stage to a score or a reason."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..evaluator.executors import Dispatcher, Done, worker_info
+from ..evaluator.fitness import Job, Score
+from .breed import make_child, make_start
+from .config import SearchConfig
+from .ledger import Child
+from .population import Fold
+from .strategies import Evolution
+
+_ATTEMPTS = 20  # a round closes at this many attempts per trainable child
+
+
+def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known: MutableMapping[str, int]) -> Round:
+    """Round `number`, whole, from a fold: B trainable children, or 20 B attempts. Grows `known`."""
+    size = fold.config.round
+    children: list[Child] = []
+    trainable = 0
+    while trainable < size and len(children) < _ATTEMPTS * size:
+        k = first + len(children)
+        if k < len(fold.starts):
+            child = make_start(k, fold.starts[k].program, known)
+        else:
+            child = make_child(k, number, fold, strategy, known)
+        if is_trainable(child):
+            assert child.identity is not None
+            known[child.identity] = k
+            trainable += 1
+        children.append(child)
+    thresholds = [fold.threshold(s) for s in range(len(fold.config.stages))]
+    return Round(fold.config, number, children, thresholds)
+
+
+def is_trainable(child: Child) -> bool:
+    """Whether the row asks for training: neither rejected nor a repeat."""
+    return child.alias_of is None and not child.reason
+
+
+@dataclass
+class Round:
+    """Children in flight. `submit` starts a stage for all that are left; `take` reads its scores."""
+
+    config: SearchConfig
+    number: int
+    children: list[Child]
+    thresholds: list[float]
+    stage: int = 0
+    active: list[int] = field(default_factory=list)  # positions of children that go on
+    work: list[tuple[Any, ...]] = field(default_factory=list)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.active = [i for i, c in enumerate(self.children) if is_trainable(c)]
+        self.closed = not self.active
+
+    def submit(self, dispatcher: Dispatcher) -> int:
+        """Starts the current stage; gives its ticket."""
+        programs = [self.children[i].final or self.children[i].program for i in self.active]
+        return dispatcher.submit(programs, Job(tuple(programs), self.config.trial(self.stage)))
+
+    def take(self, done: Done) -> None:
+        """Scores of the current stage: children fall, are audited, or go on; the round may close."""
+        self._record(done)
+        for position, score in zip(self.active, done.scores, strict=True):
+            self.children[position] = self._judged(self.children[position], score)
+        self.active = [i for i in self.active if not self.children[i].reason or self.children[i].audited]
+        self.stage += 1
+        self.closed = not self.active or self.stage == len(self.config.stages)
+        if self.closed:
+            for i in self.active:
+                self.children[i] = replace(self.children[i], fitness=self.children[i].scores[-1]["fitness"])
+
+    def _judged(self, child: Child, score: Score) -> Child:
+        """The child with this stage's score. One that was dropped before is only trained on for the audit."""
+        fault = score.reason.startswith("set aside")
+        failed = f"{'fault' if fault else 'failed'}: {score.reason}" if score.reason else ""
+        below = "" if score.fitness >= self.thresholds[self.stage] else f"dropped: stage {self.stage + 1}"
+        newly_dropped = below and not failed and not child.reason and self.stage + 1 < len(self.config.stages)
+        reason = child.reason or failed or below
+        record = {
+            "fitness": score.fitness, "speedups": score.speedups, "losses": score.losses, "dropped": bool(reason),
+        }  # fmt: skip
+        return replace(
+            child, scores=(*child.scores, record), final=score.program or child.final or child.program,
+            reason=reason, audited=child.audited or bool(newly_dropped and self._drawn(child)),
+            steps=child.steps + score.steps,
+        )  # fmt: skip
+
+    def _drawn(self, child: Child) -> bool:
+        """Whether a dropped child is trained to the end all the same; drawn by its number, not by chance."""
+        spread = (child.child * 2654435761 + self.config.seed * 40503) % 2**32  # Knuth's multiplicative hash
+        return spread < self.config.audit * 2**32
+
+    def _record(self, done: Done) -> None:
+        faults = "; ".join(f.splitlines()[0] for f in done.faults)
+        for worker, host, seconds in worker_info(done.reports):
+            self.work.append((self.number, self.stage, worker, host, seconds, faults))

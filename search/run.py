@@ -1,0 +1,193 @@
+"""The search, start to finish: open the ledger, replay it, breed and train rounds, close them in order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..dsl.ops import SPACES
+from ..evaluator.executors import Dispatcher
+from .breed import start_member
+from .config import SearchConfig
+from .found import load_any
+from .ledger import Child, Ledger, LedgerError
+from .population import Fold
+from .rounds import Round, breed_round
+from .strategies import STRATEGIES
+
+SEARCH_VERSION = 1  # changes with anything that changes which children a seed gives
+
+
+class Stop(Exception):
+    """Raised by a progress callback to end the search after what is committed."""
+
+
+def run_search(
+    ledger: Ledger,
+    config: SearchConfig,
+    dispatcher: Dispatcher,
+    minutes: float | None = None,
+    progress: Callable[[Progress], None] = lambda p: None,
+) -> Fold:
+    """Runs, or goes on with, the search that a ledger records; returns the fold of all closed rounds.
+
+    Ends at the configuration's steps, after `minutes`, or when `progress` raises Stop. Rounds in flight at
+    such an end are not lost: they are bred again, the same, when the run is resumed.
+    """
+    search = _Search(config, list(ledger.children()))
+    told = Progress(search.fold, time.monotonic(), search.fold.steps, trained(search.fold))
+    deadline = None if minutes is None else told.started + 60 * minutes
+    tickets: dict[int, Round] = {}
+    try:
+        while search.refill():
+            for round_ in search.flight:
+                if not round_.closed and round_ not in tickets.values():
+                    tickets[round_.submit(dispatcher)] = round_
+            for done in dispatcher.finished(timeout=0.5) if tickets else ():
+                tickets.pop(done.ticket).take(done)
+            while search.flight and search.flight[0].closed:
+                closed = search.flight.popleft()
+                ledger.commit_round(closed.children, closed.work)
+                search.close(closed.children)
+            progress(told)
+            if deadline is not None and time.monotonic() > deadline:
+                break
+    except Stop:
+        pass
+    finally:
+        dispatcher.abandon()
+    return search.fold
+
+
+@dataclass
+class Progress:
+    """What a person watches."""
+
+    fold: Fold
+    started: float
+    steps_before: int  # at the start of this process
+    trained_before: int
+
+    @property
+    def seconds(self) -> float:
+        """Since this process began to search."""
+        return time.monotonic() - self.started
+
+
+def trained(fold: Fold) -> int:
+    """Children that reached an executor."""
+    counts = fold.counts
+    return sum(counts.values()) - counts["audited"] - counts["alias"] - counts["rejected"]
+
+
+class _Search:
+    """Folds and flight. Round r is bred when the fold holds the rounds up to r - D and no more."""
+
+    def __init__(self, config: SearchConfig, rows: list[Child]) -> None:
+        starts = [start_member(load_any(name)) for name in config.start]
+        self.config = config
+        self.fold = Fold(config, starts)
+        self.strategy = STRATEGIES[config.strategy](config)
+        self.known: dict[str, int] = {}
+        self.flight: deque[Round] = deque()
+        self.stored = _by_round(rows)
+        self.bred = 0  # rounds bred or introduced from the ledger
+        self.children = 0
+        self._replay()
+
+    def _replay(self) -> None:
+        """Introduces and folds stored rounds in the very order in which they were bred and closed."""
+        for closed, children in enumerate(self.stored):
+            while self.bred < min(len(self.stored), closed + self.config.delay):
+                self._introduce(self.stored[self.bred])
+            if self.bred >= len(self.stored):
+                self._breed_due()
+            self.fold.add_round(children)
+
+    def _introduce(self, children: list[Child]) -> None:
+        for child in children:
+            if child.identity is not None and child.alias_of is None:
+                self.known[child.identity] = child.child
+        self.children += len(children)
+        self.bred += 1
+
+    def _breed_due(self) -> None:
+        """Breeds every round that the fold allows now, unless the budget of steps is spent."""
+        while self.bred < self.fold.rounds + self.config.delay and not self._spent():
+            round_ = breed_round(self.bred, self.children, self.fold, self.strategy, self.known)
+            self.flight.append(round_)
+            self.children += len(round_.children)
+            self.bred += 1
+
+    def _spent(self) -> bool:
+        return self.config.steps is not None and self.fold.steps >= self.config.steps
+
+    def refill(self) -> bool:
+        """Whether there is anything to do."""
+        self._breed_due()
+        return bool(self.flight)
+
+    def close(self, children: list[Child]) -> None:
+        """Folds the oldest round in and breeds the one that waited for it, before the next is folded."""
+        self.fold.add_round(children)
+        self._breed_due()
+
+
+def _by_round(rows: list[Child]) -> list[list[Child]]:
+    rounds: list[list[Child]] = []
+    for row in rows:
+        if row.round == len(rounds):
+            rounds.append([])
+        rounds[row.round].append(row)
+    return rounds
+
+
+# --- the run folder -------------------------------------------------------------------------------------
+
+
+def create_run(folder: Path, config: SearchConfig) -> Ledger:
+    """A new run folder; the ledger records configuration, versions and the kind of machine."""
+    return Ledger.create(folder, {"config": config.model_dump_json(), **environment(config)})
+
+
+def open_run(folder: Path) -> tuple[Ledger, SearchConfig, list[str]]:
+    """An existing run, its configuration, and what differs here from where it was begun.
+
+    Raises LedgerError when the search version or the op list differ: the same seed would breed other children.
+    """
+    ledger = Ledger.open(folder)
+    meta = ledger.meta()
+    try:
+        config = SearchConfig.model_validate_json(meta["config"])
+    except (KeyError, ValueError):
+        ledger.close()
+        raise LedgerError(f"{ledger.path}: its configuration cannot be read by this version") from None
+    here = environment(config)
+    for name in ("search_version", "ops"):
+        if meta.get(name) != here[name]:
+            ledger.close()
+            raise LedgerError(
+                f"{ledger.path}: written with {name} {meta.get(name)}, this is {here[name]}; "
+                "go on with the version that wrote it"
+            )
+    changed = [f"{n}: {meta.get(n)} there, {v} here" for n, v in here.items() if meta.get(n) != v]
+    return ledger, config, changed
+
+
+def environment(config: SearchConfig) -> dict[str, str]:
+    """What besides configuration and seed a run depends on."""
+    import torch
+
+    ops = json.dumps(SPACES[config.space].ops)
+    return {
+        "search_version": str(SEARCH_VERSION),
+        "ops": hashlib.blake2b(ops.encode(), digest_size=6).hexdigest(),
+        "torch": str(torch.__version__),
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }

@@ -1,0 +1,59 @@
+"""Strategies: who becomes a parent. All run in the same loop, on the same mutations, stages and budget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from numpy.random import Generator
+
+from .mutate import Mutator
+
+if TYPE_CHECKING:
+    from .config import SearchConfig
+    from .population import Fold, Member
+
+_CHAIN = 6  # mean length of a random chain
+
+
+class Evolution:
+    """Regularized evolution (Real et al. 2019, arXiv:1802.01548): tournament among the recent, the oldest dies."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.mutator = Mutator(config.space)
+        self.tournament, self.edits = config.tournament, config.edits
+
+    def parent(self, fold: Fold, random: Generator) -> Member:
+        """The fittest of `tournament` members drawn with replacement."""
+        drawn = [fold.members[int(random.integers(len(fold.members)))] for _ in range(self.tournament)]
+        return max(drawn, key=lambda member: member.fitness)
+
+    def length(self, random: Generator) -> int:
+        """Number of edits: 1 and a geometric tail with the configured mean."""
+        return int(random.geometric(1 / self.edits))
+
+
+class Constants(Evolution):
+    """Evolution that changes numbers alone: tuning of the start programs."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        super().__init__(config)
+        self.mutator = Mutator(config.space, constants_only=True)
+
+
+class RandomChains(Evolution):
+    """Chains of the same mutations from the start programs, no selection."""
+
+    def parent(self, fold: Fold, random: Generator) -> Member:
+        """A start program."""
+        return fold.starts[int(random.integers(len(fold.starts)))]
+
+    def length(self, random: Generator) -> int:
+        """A geometric number of edits."""
+        return int(random.geometric(1 / _CHAIN))
+
+
+STRATEGIES: dict[str, type[Evolution]] = {
+    "evolution": Evolution,
+    "constants": Constants,
+    "random": RandomChains,
+}
