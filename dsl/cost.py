@@ -25,9 +25,9 @@ class Cost:
 
 
 def cost(program: Program) -> Cost:
-    """The cost of a program.
+    r"""The cost of a program.
 
-    >>> cost(Program.parse("def sgd(w, g, m, lr):\\n  m = interp(g, m, 0.9)\\n  return lr * m, m"))
+    >>> cost(Program.parse("def sgd(w, g, m, lr):\n  m = interp(g, m, 0.9)\n  return lr * m, m"))
     Cost(state=1, operations=4.0, bytes=20, statements=2)
     """
     live = flow(program)

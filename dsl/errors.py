@@ -12,9 +12,7 @@ class ProgramError(ValueError):
     `line` and `column` count from 1 and are None for programs that were built rather than parsed.
     """
 
-    def __init__(
-        self, message: str, line: int | None = None, column: int | None = None, source: str = ""
-    ) -> None:
+    def __init__(self, message: str, line: int | None = None, column: int | None = None, source: str = "") -> None:
         self.message, self.line, self.column, self.source = message, line, column, source
         super().__init__(str(self))
 

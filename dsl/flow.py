@@ -45,15 +45,19 @@ class Flow:
             return Kind.GLOBAL
         return self.kinds[arg] if arg < self.first_node else self.nodes[arg - self.first_node].kind
 
+    def node(self, arg: Arg) -> Node | None:
+        """The node that makes a value; None for a number or an input."""
+        return self.nodes[arg - self.first_node] if isinstance(arg, int) and arg >= self.first_node else None
+
     def reads(self, value: int) -> bool:
         """Whether live code reads this input."""
         return any(value in n.args for n in self.nodes) or value in (self.update, *(e for _, e in self.states))
 
 
 def flow(program: Program, expand: bool = False) -> Flow:
-    """The live dataflow of a program; with `expand`, rows that other rows spell are replaced by those.
+    r"""The live dataflow of a program; with `expand`, rows that other rows spell are replaced by those.
 
-    >>> p = Program.parse("def f(w, g, m, v, lr):\\n  m = interp(g, m, .9)\\n  v = g * g\\n  return lr * m, m, v")
+    >>> p = Program.parse("def f(w, g, m, v, lr):\n  m = interp(g, m, .9)\n  v = g * g\n  return lr * m, m, v")
     >>> [n.op for n in flow(p).nodes], [index for index, _ in flow(p).states]
     (['interp', 'multiply'], [0])
     """

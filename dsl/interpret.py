@@ -17,9 +17,9 @@ Value = Any  # a list of arrays (tensor), a list of numbers (scalar), or one num
 
 
 class Interpreter:
-    """Runs a program step by step on a list of parameter tensors, keeping its states.
+    r"""Runs a program step by step on a list of parameter tensors, keeping its states.
 
-    >>> sgd = Program.parse("def sgd(w, g, lr=0.5):\\n  return lr * g")
+    >>> sgd = Program.parse("def sgd(w, g, lr=0.5):\n  return lr * g")
     >>> Interpreter(sgd, [(2,)]).step([np.ones(2)], [np.array([2.0, 4.0])])
     [array([1., 2.])]
     """
@@ -63,7 +63,7 @@ class Interpreter:
         for index, end in self.flow.states:
             kind = self.flow.kinds[FIRST + index]
             self.states[index] = self._spread(self._read(values, end), self.flow.kind(end), kind, w)
-        return self._read(values, self.flow.update)  # type: ignore[no-any-return]
+        return self._read(values, self.flow.update)
 
     @staticmethod
     def _read(values: dict[int, Value], arg: Arg) -> Value:

@@ -2,38 +2,53 @@
 
 `structural_key` sees through names, dead code, shared expressions and the order of commutative arguments.
 `key` adds behaviour: what the program does on fixed probe steps, modulo the scale of its update. It may miss
-an equality; it must not merge what differs, so numbers at which behaviour could jump outside the probe's
-range (thresholds of comparisons, clips, max and min) are part of the key.
+an equality; it must not merge what differs. A few hundred signs of Lion's update do not tell beta 0.9 from
+0.901, so what a program compares, roots and takes signs of counts beside what it returns; and where the probe
+has seen only one side of a jump, the whole live text counts.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .flow import Flow, flow
-from .interpret import Interpreter, Tensors
+from .flow import Flow, Node, flow
+from .interpret import Interpreter, Tensors, Value
 from .ops import OPS, Kind
 from .program import FIRST, LR, Arg, Const, Program
 
+Floats: TypeAlias = NDArray[np.float64]
+
 _DIGITS = 36  # bits kept of each update: 1.5e-11 relative, far above rounding, far below any real difference
-_SUMS = {"add", "subtract", "interp"}
-_PRODUCTS = set(
-    "multiply divide square cube negative reciprocal get_pi get_e get_eps norm global_norm dot mean sum rms"
-    " cosine_sim std".split()
-)
-_BENDS = {"sign", "abs", "sqrt", "cbrt", "power"}
+_COARSE = 30  # bits kept of arguments at bends: cancellation has eaten more of them
+
+# How a row may hide a difference from the probe. Rows not named here are analytic and hide nothing, or are
+# spelled by other rows.
+_COMPARE = {"less": "less", "less_equal": "less_equal", "greater": "less", "greater_equal": "less_equal"}
+_CHOOSE = {"max", "min", "where"}
+_ZEROS = {"sign", "abs", "sqrt", "cbrt", "power", "divide", "reciprocal"}  # bend or jump where an argument is 0
+# fmt: off
+_PLAIN = {
+    "add", "subtract", "interp", "multiply", "square", "cube", "negative", "get_pi", "get_e", "get_eps",
+    "norm", "global_norm", "dot", "mean", "sum", "rms",
+}
+_KEEP_ZERO = {  # 0 at arguments of 0
+    *(row.name for row in OPS.values() if "odd" in row.traits), "add", "subtract", "interp", "max", "min", "abs",
+    "square", "sqrt", "norm", "global_norm", "dot", "mean", "sum", "rms", "amax",
+}
+# fmt: on
 
 
 def structural_key(program: Program) -> str:
-    """A hash of the live code, seen through renaming, dead code and commutativity.
+    r"""A hash of the live code, seen through renaming, dead code and commutativity.
 
-    >>> a = Program.parse("def f(w, g, m, lr=1e-3):\\n  x = g * w\\n  m = m + g\\n  return lr * m, m")
-    >>> b = Program.parse("def f(w, g, v, lr=0.001):\\n  v = g + v\\n  return v * lr, v")
+    >>> a = Program.parse("def f(w, g, m, lr=1e-3):\n  x = g * w\n  m = m + g\n  return lr * m, m")
+    >>> b = Program.parse("def f(w, g, v, lr=0.001):\n  v = g + v\n  return v * lr, v")
     >>> structural_key(a) == structural_key(b)
     True
     """
@@ -50,7 +65,7 @@ def _structure(live: Flow, peak: float) -> object:
         for arg in node.args:
             if isinstance(arg, int) and FIRST <= arg < live.first_node and arg not in live.hypers:
                 order.setdefault(arg, len(order))
-    for index, end in live.states:
+    for index, _ in live.states:
         order.setdefault(FIRST + index, len(order))
     names: dict[Arg, str] = {}
 
@@ -94,13 +109,13 @@ class ProbeStep(NamedTuple):
 SHAPES: tuple[tuple[int, ...], ...] = ((12,), (3, 3), (5,))
 #: Scale of the gradient at each step: rising, so that small-gradient behaviour (an eps) shows before a large
 #: gradient fills the states; the plain ones in the middle set the scale of the update.
-SCALES = (1e-9, 1e-6, 1e-3, 1e-2, 1.0, 1.0, 0.3, 0.1, 1e3, 30.0, 1e8)
+SCALES = (1e-9, 1e-6, 1e-3, 1e-2, 1.0, 1.0, 0.3, 0.1, 1e3, 30.0, 1e8, 0.5)
 TYPICAL = (4, 5, 6, 7)  # the steps with gradients of ordinary size
 
 
 @cache
 def probe() -> tuple[ProbeStep, ...]:
-    """The probe: tensors of unlike shape and scale, elements of w and of g that are 0, schedule and t varied."""
+    """The probe: tensors of unlike shape and scale, elements that are 0, schedule and t varied."""
     random = np.random.Generator(np.random.Philox(key=20260101))
     steps = []
     w = [random.standard_normal(s) * scale for s, scale in zip(SHAPES, (1.0, 0.1, 3.0), strict=True)]
@@ -111,8 +126,11 @@ def probe() -> tuple[ProbeStep, ...]:
         for x in g:
             x.reshape(-1)[:1] = 0.0  # never a gradient
             x.reshape(-1)[1 + number % 2] = 0.0  # sometimes none
-        t = (1, 2, 3, 5, 9, 40, 170, 1000, 5000, 20000, 20001)[number]
-        steps.append(ProbeStep(w, g, 0.35 + 0.65 * (number % 3) / 2, t, (number + 1) / (len(SCALES) + 1)))
+        if number in (3, 9):
+            g[2][:] = 0.0  # a tensor without a gradient
+        t = (1, 2, 3, 5, 9, 40, 170, 1000, 5000, 20000, 20001, 20002)[number]
+        schedule = 0.35 + 0.65 * (number % 3) / 2 if number < len(SCALES) - 1 else 0.0  # as at the end of a run
+        steps.append(ProbeStep(w, g, schedule, t, (number + 1) / (len(SCALES) + 1)))
         w = [x - 0.01 * random.standard_normal(x.shape) * (x != 0) for x in w]
     return tuple(steps)
 
@@ -123,29 +141,172 @@ class Behaviour(NamedTuple):
     digest: str  # equal for programs that behave alike, modulo the scale of the update
     rms: float  # root mean square of the update over the typical steps; NaN when not finite
     finite: bool
+    blind: bool  # the probe may have missed something: one side of a jump, or what a zero hides
 
 
 def behaviour(program: Program) -> Behaviour:
     """Runs the probe steps (open loop: weights and gradients do not depend on the program)."""
-    runner = Interpreter(program, SHAPES)
+    runner = _Witness(program)
     updates = [runner.step(*step) for step in probe()]
     flat = np.stack([np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in step]) for step in updates])
-    typical = flat[list(TYPICAL)]
+    typical, good = flat[list(TYPICAL)], np.isfinite(flat)
     with np.errstate(all="ignore"):
         rms = float(np.sqrt(np.mean(typical * typical)))
-    finite = bool(np.isfinite(typical).all())
-    return Behaviour(_digest(_rounded(flat)), rms if finite else float("nan"), finite)
+        bends, blind = runner.report()
+    finite = bool(good[list(TYPICAL)].all())
+    digest = _digest(_rounded(flat, _first(flat), _DIGITS) + repr(sorted(bends)).encode())
+    return Behaviour(digest, rms if finite else float("nan"), finite, blind or bool(good.mean() < 0.5))
 
 
-def _rounded(flat: NDArray[np.float64]) -> bytes:
-    """Elements over the first nonzero finite one, to _DIGITS bits; NaN, Inf and 0 as they are."""
+class _Witness(Interpreter):
+    """An interpreter that keeps what the probe could overlook."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program, SHAPES)
+        self.seen: dict[Node, list[tuple[list[Value], Value]]] = {}  # arguments and result, step by step
+        self.watched = {node for node in self.flow.nodes if self._hides(node)}
+        self.silent = set(self.flow.nodes) - _zero_nodes(self.flow)  # nodes that were 0 everywhere so far
+
+    def _hides(self, node: Node) -> bool:
+        """Whether what a node does at some arguments may not show at others."""
+        if node.op not in ("divide", "reciprocal"):
+            return node.op not in _PLAIN
+        divisor = self.flow.node(node.args[-1])  # t - 5 may be 0, and the eps of a sum may show there alone
+        return divisor is not None and (divisor.kind is Kind.GLOBAL or divisor.op in ("add", "subtract"))
+
+    def _apply(self, node: Node, args: list[Value]) -> Value:
+        result = super()._apply(node, args)
+        if node in self.silent and _flat([result]).any():
+            self.silent.remove(node)
+        if node in self.watched:
+            self.seen.setdefault(node, []).append((args, result))
+        return result
+
+    def report(self) -> tuple[set[str], bool]:
+        """What counts about the nodes beside what they add to the update, and whether the probe is blind.
+
+        It is when a node was 0 throughout, when a jump showed one of its sides in fewer than two steps, or
+        when two jumps that are not one always went the same way, so that one hides the other.
+        """
+        bends: set[str] = set()
+        paths: dict[tuple[int, str], Floats] = {}  # by numbers a step and what counts
+        blind = bool(self.silent)
+        for node, steps in self.seen.items():
+            shown = _bend(node, steps)
+            bends |= shown
+            path = self._path(node, steps)
+            if path is None:
+                continue
+            sides = min(side.any(axis=1).sum() for side in (path > 0, path < 0))
+            if sides < 2 and node.op not in ("sqrt", "cbrt", "power"):
+                blind = True
+            elif sides:
+                paths[path.shape[1], min(shown, default="")] = path
+        for x in paths.values():
+            others = [y for y in paths.values() if y is not x and y.shape == x.shape]
+            blind = blind or any(min((x * y > 0).sum(), (x * y < 0).sum()) < 2 for y in others)
+        return bends, blind
+
+    def _path(self, node: Node, steps: list[tuple[list[Value], Value]]) -> Floats | None:
+        """Which way a jump or bend went, 1 or -1 (0: on the edge), by step and element; None where none is."""
+        if node.op in _COMPARE:
+            return np.stack([2 * _flat([result]) - 1 for _, result in steps])
+        if node.op == "where":
+            condition = self.flow.node(node.args[0])
+            if condition is not None and condition.op in _COMPARE:
+                return None  # told by the comparison
+            return np.stack([2.0 * (_flat(args[:1]) != 0) - 1 for args, _ in steps])
+        if node.op in ("max", "min"):
+            return np.stack([self._larger(*args) for args, _ in steps])
+        if node.op in ("sign", "abs", "sqrt", "cbrt", "power"):
+            return np.stack([np.sign(_flat(args[:1])) for args, _ in steps])
+        return None
+
+    def _larger(self, x: Value, y: Value) -> Floats:
+        """1 where x > y, -1 where x < y, else 0."""
+        if not isinstance(x, list) and not isinstance(y, list):
+            return np.array([float(x > y) - float(x < y)])
+        pairs = zip(*(a if isinstance(a, list) else [a] * self.count for a in (x, y)), strict=True)
+        return _flat([[np.greater(a, b).astype(np.float64) - np.less(a, b) for a, b in pairs]])
+
+
+def _zero_nodes(live: Flow) -> set[Node]:
+    """Nodes that are 0 by their text: weight_decay * w at a decay of 0, and what comes of an idle state."""
+    idle = {FIRST + index for index, _ in live.states}
+    while True:
+        zero = idle | {v for v, x in live.hypers.items() if x == 0}
+
+        def is_zero(arg: Arg, zero: set[int] = zero) -> bool:
+            return arg.value == 0 if isinstance(arg, Const) else arg in zero
+
+        for number, node in enumerate(live.nodes, live.first_node):
+            zeros = [is_zero(a) for a in node.args]
+            if (node.op in ("multiply", "divide") and any(zeros)) or (node.op in _KEEP_ZERO and all(zeros[:2])):
+                zero.add(number)
+        still = {FIRST + index for index, end in live.states if is_zero(end)} & idle
+        if still == idle:
+            return {node for number, node in enumerate(live.nodes, live.first_node) if number in zero}
+        idle = still
+
+
+def _flat(values: Sequence[Value]) -> Floats:
+    """Values of any kind as one vector."""
+    parts = [x for value in values for x in (value if isinstance(value, list) else [value])]
+    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in parts])
+
+
+def _bend(node: Node, steps: list[tuple[list[Value], Value]]) -> set[str]:
+    """What counts about a node beside what it adds to the update: its arguments, or where they are 0."""
+    columns = [_flat([args[i] for args, _ in steps]) for i in range(len(node.args))]
+    if node.op in _ZEROS:
+        return set(_zeros(node, columns))
+    if node.op in _COMPARE or node.op in _CHOOSE or node.op == "amax":
+        columns = columns[1:] if node.op == "where" else columns
+        scale = max(_largest(column) for column in columns) or 1.0
+        shown = [_digest(_rounded(column, scale, _COARSE)) for column in columns]
+        if node.op.startswith("greater"):
+            shown.reverse()
+        elif node.op in ("max", "min"):
+            shown.sort()
+        return {" ".join([_COMPARE.get(node.op, node.op), *shown])}
+    return {" ".join([node.op, *(_digest(_rounded(column, 1.0, _COARSE)) for column in columns)])}
+
+
+def _zeros(node: Node, columns: list[Floats]) -> Iterator[str]:
+    """The argument that bends at 0, in a form that is the same for x, c x, |x| and x ** c."""
+    x = columns[-1 if node.op == "divide" else 0]
+    if node.op == "power":
+        power = columns[1]
+        if np.equal(power, np.round(power)).all():
+            return
+        if (np.abs(power) < 1e-3).any():  # hardly seen in the update
+            yield "power " + _digest(_rounded(power, 1.0, _COARSE))
+    usual = np.isfinite(x) & (x != 0)
+    if not usual.any() or np.equal(x, x[0]).all():
+        return
+    size = np.where(usual, np.log(np.abs(np.where(usual, x, 1.0))), 0.0)
+    size = np.where(usual, size - size[usual].mean(), 0.0)
+    spread = size[usual].std()
+    whole = np.round(size / (spread if spread > 1e-6 else 1.0) * 2.0**_COARSE).astype(np.int64)
+    yield "zeros " + _digest(whole.tobytes() + usual.tobytes() + np.isnan(x).tobytes())
+
+
+def _first(flat: Floats) -> float:
     good = flat[np.isfinite(flat) & (flat != 0)]
-    scale = abs(good[0]) if good.size else 1.0
+    return float(abs(good[0])) if good.size else 1.0
+
+
+def _largest(flat: Floats) -> float:
+    return float(np.max(np.abs(flat), initial=0.0, where=np.isfinite(flat)))
+
+
+def _rounded(flat: Floats, scale: float, bits: int) -> bytes:
+    """Elements over a scale, to some bits; NaN, Inf and 0 as they are."""
     with np.errstate(all="ignore"):
         mantissa, exponent = np.frexp(flat / scale)
     usual = np.isfinite(mantissa)
-    whole = np.where(usual, np.round(np.where(usual, mantissa, 0) * 2.0**_DIGITS), 0).astype(np.int64)
-    carried = np.abs(whole) == 2**_DIGITS  # 0.99999... rounds up to the next power of two
+    whole = np.where(usual, np.round(np.where(usual, mantissa, 0) * 2.0**bits), 0).astype(np.int64)
+    carried = np.abs(whole) == 2**bits  # 0.99999... rounds up to the next power of two
     whole = np.where(carried, whole // 2, whole)
     exponent = np.where(usual, exponent + carried, 0).astype(np.int64)
     kind = np.where(np.isnan(flat), 3, np.where(np.isinf(flat), np.where(flat > 0, 1, 2), 0)).astype(np.int64)
@@ -153,44 +314,15 @@ def _rounded(flat: NDArray[np.float64]) -> bytes:
 
 
 def key(program: Program, seen: Behaviour | None = None) -> str:
-    """The identity that a search uses: behaviour on the probe, and the thresholds of live code.
+    r"""The identity that a search uses: behaviour on the probe; where that is blind, the live text too.
 
     Two programs with one key differ by less than 1.5e-11 relative on every probed update up to one positive
-    factor, and jump or bend at the same numbers. `seen` saves running the probe again.
+    factor, and bend and jump alike. `seen` saves running the probe again.
 
-    >>> a = Program.parse("def f(w, g, m, lr):\\n  m = m * 0.9 + g\\n  return lr * m / sqrt(m * m), m")
-    >>> b = Program.parse("def f(w, g, m, lr=0.1):\\n  m = interp(g, m, 0.9)\\n  return sign(m) * lr, m")
+    >>> a = Program.parse("def f(w, g, m, lr):\n  m = m * 0.9 + g\n  return lr * m / sqrt(m * m), m")
+    >>> b = Program.parse("def f(w, g, m, lr=0.1):\n  m = interp(g, m, 0.9)\n  return sign(m) * lr, m")
     >>> key(a) == key(b)
     True
     """
-    live = flow(program)
     seen = seen or behaviour(program)
-    return _digest(seen.digest + repr(_thresholds(live, program.peak)))
-
-
-def _thresholds(live: Flow, peak: float) -> list[str]:
-    """The numbers at which live code could jump or bend outside the probe's range, with the op that does.
-
-    Sums, products and their like show their constants on every probe step. Signs and roots bend where their
-    argument crosses 0, so what is *added* to it counts; for every other op all the constants below it do.
-    """
-    found: list[str] = []
-    below: dict[int, frozenset[float]] = {v: frozenset({x}) for v, x in live.hypers.items()}
-    below[LR] = frozenset({peak})
-    added: dict[int, frozenset[float]] = {}
-    none: frozenset[float] = frozenset()
-
-    def of(arg: Arg) -> frozenset[float]:
-        return frozenset({arg.value}) if isinstance(arg, Const) else below.get(arg, none)
-
-    for number, node in enumerate(live.nodes, live.first_node):
-        below[number] = none.union(*(of(a) for a in node.args))
-        terms = node.args[: 2 if node.op == "interp" else None]
-        offsets = none.union(*(added.get(a, none) for a in node.args if isinstance(a, int)))
-        if node.op in _SUMS:
-            offsets |= none.union(*(of(a) for a in terms if live.kind(a) is Kind.GLOBAL))
-        added[number] = offsets
-        seen = offsets if node.op in _BENDS else none if node.op in _SUMS | _PRODUCTS else below[number]
-        if seen or node.op not in _SUMS | _PRODUCTS | _BENDS:
-            found.append(node.op + ":" + ",".join(repr(c) for c in sorted(seen)))
-    return sorted(found)
+    return _digest(seen.digest + (structural_key(program) if seen.blind else ""))

@@ -20,7 +20,7 @@ def result_kind(op: str, kinds: Sequence[Kind]) -> Kind | None:
     """
     row = OPS[op]
     for wanted, kind in zip(row.args, kinds, strict=False):
-        if wanted is Kind.TENSOR and kind is not Kind.TENSOR or kind > wanted:
+        if (wanted is Kind.TENSOR and kind is not Kind.TENSOR) or kind > wanted:
             return None
     return row.result if row.result is not None else max(kinds, default=Kind.GLOBAL)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class Op:
 
     name: str
     arity: int
-    meaning: Callable[..., Array] | None
+    meaning: Callable[..., Any] | None
     torch: str = ""
     c: str = ""
     foreach: str = ""
@@ -63,7 +64,7 @@ class Op:
         return not self.args
 
 
-def _row(name: str, arity: int, meaning: Callable[..., Array] | None, traits: str = "", **more: object) -> Op:
+def _row(name: str, arity: int, meaning: Callable[..., Any] | None, traits: str = "", **more: object) -> Op:
     return Op(name, arity, meaning, traits=frozenset(traits.split()), **more)  # type: ignore[arg-type]
 
 
@@ -71,7 +72,7 @@ def _row(name: str, arity: int, meaning: Callable[..., Array] | None, traits: st
 
 
 def _divide(x: Array, y: Array) -> Array:
-    """x / y without a hidden eps, and 0 where y is 0: a weight that never got a gradient stays put."""
+    """X / y without a hidden eps, and 0 where y is 0: a weight that never got a gradient stays put."""
     zero = np.equal(y, 0)
     return np.where(zero, 0.0, np.divide(x, np.where(zero, 1.0, y)))
 
@@ -106,9 +107,10 @@ def _interp(x: Array, y: Array, a: Array) -> Array:
 
 
 T, S, G = Kind.TENSOR, Kind.SCALAR, Kind.GLOBAL
-_each = {"args": (T,), "result": S}
-_tree = {"args": (T, T), "result": G}
+_each: Any = {"args": (T,), "result": S}
+_tree: Any = {"args": (T, T), "result": G}
 
+# fmt: off
 ROWS: tuple[Op, ...] = (
     # binary
     _row("add", 2, np.add, "commutative", torch="{0} + {1}", c="x + y", foreach="add", symbol="+"),
@@ -159,7 +161,7 @@ ROWS: tuple[Op, ...] = (
     # torch's own sign makes NaN 0, which would hide it
     _row("sign", 1, np.sign, "odd", torch="torch.where({0} == {0}, torch.sign({0}), {0})",
          c="x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x"),
-    _row("reciprocal", 1, lambda x: _divide(np.float64(1.0), x), "odd", torch="_divide(1.0, {0})",
+    _row("reciprocal", 1, lambda x: _divide(np.ones(()), x), "odd", torch="_divide(1.0, {0})",
          c="x == 0 ? 0 : 1 / x", cost=2),
     _row("negative", 1, np.negative, "odd", torch="-{0}", c="-x", foreach="neg", symbol="-"),
     _row("norm", 1, _norm, "even", torch="torch.sqrt(torch.sum({0} * {0}))", c="x * x",
@@ -195,6 +197,7 @@ ROWS: tuple[Op, ...] = (
     _row("std", 1, None, "even", cost=4, **_each, expand=("x", "rms(x - mean(x))")),
     _row("identity", 1, lambda x: x, "odd", torch="{0}", c="x", cost=0),
 )
+# fmt: on
 
 OPS: dict[str, Op] = {row.name: row for row in ROWS}
 ALIASES: dict[str, str] = {alias: row.name for row in ROWS for alias in row.aliases}
@@ -202,12 +205,20 @@ INFIX: dict[str, str] = {row.symbol: row.name for row in ROWS if row.symbol and 
 #: Opcodes of the population engine: the position of a row in the table.
 OPCODE: dict[str, int] = {row.name: code for code, row in enumerate(ROWS)}
 
-_LION45 = """add subtract multiply divide max min get_pi get_e get_eps abs cos sin tan arcsin arccos arctan
-sinh cosh tanh arcsinh arccosh arctanh exp exp2 exp10 expm1 log log10 log2 log1p square sqrt cube cbrt sign
-reciprocal norm negative global_norm interp dot cosine_sim clip power""".split()
+# fmt: off
+_LION45 = (
+    "add", "subtract", "multiply", "divide", "max", "min", "get_pi", "get_e", "get_eps", "abs", "cos", "sin", "tan",
+    "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "arcsinh", "arccosh", "arctanh", "exp", "exp2", "exp10",
+    "expm1", "log", "log10", "log2", "log1p", "square", "sqrt", "cube", "cbrt", "sign", "reciprocal", "norm",
+    "negative", "global_norm", "interp", "dot", "cosine_sim", "clip", "power",
+)
+_BESIDE = ("less", "less_equal", "greater", "greater_equal", "where", "mean", "sum", "rms", "amax", "std")
+# fmt: on
 
 #: Names of the paper's list that no program can call, with the reason.
-NOT_CALLABLE = {"invert": "bitwise inversion has no meaning on floats; the published code admits no valid call"}
+NOT_CALLABLE = {
+    "invert": "bitwise inversion has no meaning on floats; the published code admits no valid call",
+}
 
 
 @dataclass(frozen=True)
@@ -222,7 +233,7 @@ class Space:
 SPACES: dict[str, Space] = {
     "lion45": Space(
         "lion45",
-        tuple(_LION45),
+        _LION45,
         """The 45 functions of the search that found Lion (Chen et al. 2023, arXiv:2302.06675).
 
         Departures from Google's published code (google/automl, folder hero):
@@ -237,7 +248,7 @@ SPACES: dict[str, Space] = {
     ),
     "elementwise": Space(
         "elementwise",
-        (*_LION45, "less", "less_equal", "greater", "greater_equal", "where", "mean", "sum", "rms", "amax", "std"),
+        (*_LION45, *_BESIDE),
         "lion45 with comparisons, `where` and reductions per tensor; programs may read `t` and `progress`.",
     ),
 }

@@ -83,7 +83,7 @@ class _Trees(Transformer[Token, Any]):
         return self._op(INFIX[str(symbol)], (left, right), symbol)
 
     def minus(self, token: Token, value: Node) -> Node:
-        if isinstance(value.leaf, float) and not isinstance(value.leaf, Token):
+        if isinstance(value.leaf, float):
             return value._replace(leaf=-value.leaf)
         return self._op("negative", (value,), token)
 
@@ -139,11 +139,11 @@ def _grammar() -> Lark:
 
 
 def parse(text: str, source: str = "") -> Program:
-    """The program that a text says.
+    r"""The program that a text says.
 
     Raises ProgramError with line, column and the mend.
 
-    >>> parse("def sgd(w, g, lr):\\n  return lr * gg")
+    >>> parse("def sgd(w, g, lr):\n  return lr * gg")
     Traceback (most recent call last):
     stepsmith.dsl.errors.ProgramError: program:2:15: unknown name 'gg'; did you mean 'g'?
     """
@@ -151,11 +151,12 @@ def parse(text: str, source: str = "") -> Program:
         if len(text) > MAX_TEXT:
             raise ProgramError(f"text of {len(text)} characters; a program has at most {MAX_TEXT}")
         try:
-            (name, parameters), body = _grammar().parse(text + "\n")  # type: ignore[misc]
+            tree: Any = _grammar().parse(text + "\n")
         except VisitError as error:
             raise error.orig_exc from None
         except (UnexpectedToken, UnexpectedCharacters, UnexpectedEOF) as error:
             raise _syntax(error, text) from None
+        (name, parameters), body = tree
         return _Builder(name, parameters).program(body, _leading_comment(text))
     except ProgramError as error:
         raise error.located(source) from None
@@ -176,7 +177,7 @@ def _syntax(error: UnexpectedToken | UnexpectedCharacters | UnexpectedEOF, text:
     """A lexer's or parser's complaint in the words of a person."""
     line, column = max(error.line, 1), max(error.column, 1)
     lines = text.split("\n")  # as the grammar counts them
-    expected = _expected(error.interactive_parser.accepts())  # type: ignore[union-attr]
+    expected = _expected(error.interactive_parser.accepts())
     if isinstance(error, UnexpectedCharacters):
         rest = lines[line - 1][column - 1 :]
         if re.match(r"\.?[0-9]", rest):
@@ -259,12 +260,13 @@ class _Builder:
         if len(values) != 1 + len(self.states):
             want = "return update" + self._states_text()
             plural = "" if len(values) == 1 else "s"
-            raise _at(token, f"return gives {len(values)} value{plural}; the header wants {1 + len(self.states)}: {want}")
+            wanted = 1 + len(self.states)
+            raise _at(token, f"return gives {len(values)} value{plural}; the header wants {wanted}: {want}")
         ends = tuple(self._value(v) for v in values)
         program = build(
             self.statements, ends, self.states, self.hypers, self.lr, tuple(self.names), str(self.name), doc
         )
-        check(program, [(t.line, t.column) for t in (*self.tokens, token)])
+        check(program, [(t.line or 1, t.column or 1) for t in (*self.tokens, token)])
         return program
 
     def _states_text(self) -> str:

@@ -24,10 +24,10 @@ class _Text(NamedTuple):
 
 
 def text(program: Program, name: str | None = None) -> str:
-    """The program's text; `name` replaces its name. Its doc is printed before it as a comment.
+    r"""The program's text; `name` replaces its name. Its doc is printed before it as a comment.
 
     >>> from stepsmith.dsl import Program
-    >>> print(text(Program.parse("def f(w,g,m,lr): \\n  m=interp(g,m,.9)\\n  return lr*(m-g),m")), end="")
+    >>> print(text(Program.parse("def f(w,g,m,lr): \n  m=interp(g,m,.9)\n  return lr*(m-g),m")), end="")
     def f(w, g, m, lr):
         m = interp(g, m, 0.9)
         return lr * (m - g), m

@@ -45,12 +45,12 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """An update rule: statements over slots, and what they return.
+    r"""An update rule: statements over slots, and what they return.
 
     `returns` holds the update, then the new value of each state in header order. The caller does w = w - update.
     `lr` is the peak learning rate (None: 1.0); a program sees peak x schedule.
 
-    >>> p = Program.parse("def sgd(w, g, lr=0.1):\\n  return lr * g")
+    >>> p = Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g")
     >>> print(p, end="")
     def sgd(w, g, lr=0.1):
         return lr * g

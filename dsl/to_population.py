@@ -248,13 +248,13 @@ def _notice(reason: str) -> None:
 
 
 class PopulationStep:
-    """P update programs, each with its own states, applied to P weight sets.
+    r"""P update programs, each with its own states, applied to P weight sets.
 
     `params` and `grads` are lists with one contiguous tensor (P, *shape) per parameter. A step does
     w_p <- w_p - update_p for every p, in place, and moves the states on.
 
     >>> import torch
-    >>> programs = [Program.parse(f"def sgd(w, g, lr={lr}):\\n  return lr * g") for lr in (0.5, 0.25)]
+    >>> programs = [Program.parse(f"def sgd(w, g, lr={lr}):\n  return lr * g") for lr in (0.5, 0.25)]
     >>> w, g = [torch.zeros(2, 3)], [torch.ones(2, 3)]
     >>> PopulationStep(programs, w).step(w, g)
     >>> w[0].tolist()
@@ -334,9 +334,7 @@ class _CEngine:
             stores += code.stores
         return [np.array(rows or [(0,)], np.int32) for rows in (programs, instructions, places, stores)]
 
-    def step(
-        self, params: Sequence[Tensor], grads: Sequence[Tensor], schedule: Any, t: int, progress: float
-    ) -> None:
+    def step(self, params: Sequence[Tensor], grads: Sequence[Tensor], schedule: Any, t: int, progress: float) -> None:
         self.globals[:, 0] = self.peaks * schedule
         self.globals[:, 1] = t
         self.globals[:, 2] = progress
@@ -353,9 +351,7 @@ class _TorchEngine:
         self.steps = [compile_step(p) for p in programs]
         self.states = [zero_states(p, [w[i] for w in params]) for i, p in enumerate(programs)]
 
-    def step(
-        self, params: Sequence[Tensor], grads: Sequence[Tensor], schedule: Any, t: int, progress: float
-    ) -> None:
+    def step(self, params: Sequence[Tensor], grads: Sequence[Tensor], schedule: Any, t: int, progress: float) -> None:
         for index, step in enumerate(self.steps):
             w, g = [p[index] for p in params], [x[index] for x in grads]
             lr = self.peaks[index] * float(schedule[index])

@@ -46,9 +46,7 @@ class TorchSource:
         for number, node in enumerate(self.flow.nodes, self.flow.first_node):
             self.lines.append(f"{self.names[number]} = {self._spell(node)}")
         self.update = self._text(self.flow.update)
-        self.new_states = {
-            index: self._as_kind(end, self.flow.kinds[FIRST + index]) for index, end in self.flow.states
-        }
+        self.new_states = {index: self._as_kind(end, self.flow.kinds[FIRST + index]) for index, end in self.flow.states}
         self.uses_divide = any("_divide(" in line for line in self.lines)
 
     def _choose_names(self, hypers: dict[int, str]) -> dict[int, str]:
@@ -71,7 +69,9 @@ class TorchSource:
     def _text(self, arg: Arg, tensor: bool = False) -> str:
         if isinstance(arg, Const):
             shown = repr(arg.value)
-            return f"torch.tensor({shown}, dtype=torch.float64)" if tensor else f"({shown})" if arg.value < 0 else shown
+            if tensor:
+                return f"torch.tensor({shown}, dtype=torch.float64)"
+            return f"({shown})" if arg.value < 0 else shown
         return self.names[arg]
 
     def _as_kind(self, arg: Arg, kind: Kind) -> str:
@@ -128,7 +128,8 @@ class TorchSource:
 
     def _loop(self, node: Node, kinds: Sequence[Kind]) -> str:
         """A list comprehension over the tensors."""
-        elements, lists = [], []
+        elements: list[str] = []
+        lists: list[str] = []
         for arg, kind in zip(node.args, kinds, strict=True):
             if kind is Kind.GLOBAL:
                 elements.append(self._atom(node, arg))
@@ -181,7 +182,7 @@ def compile_step(program: Program) -> Callable[..., tuple[list[Tensor], list[Any
     text = f"{HELPERS}\ndef step(params, grads, states, lr, t, progress):\n{body}"
     scope: dict[str, Any] = {"torch": torch, "math": math}
     exec(compile(text, f"<{program.name}>", "exec"), scope)  # our own text, made from the op table
-    return scope["step"]  # type: ignore[no-any-return]
+    return scope["step"]
 
 
 def zero_states(program: Program, params: Sequence[Tensor]) -> list[Any]:

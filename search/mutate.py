@@ -27,11 +27,11 @@ Edit = Callable[["Mutator", Program, Generator], Program | None]
 
 
 class Mutator:
-    """Draws edits over a named space of ops.
+    r"""Draws edits over a named space of ops.
 
     `edits` gives the weight of each kind of edit; with `constants_only` nothing but numbers changes.
 
-    >>> sgd = Program.parse("def sgd(w, g, lr=0.1):\\n  return lr * g")
+    >>> sgd = Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g")
     >>> child, edit = Mutator("lion45").mutate(sgd, np.random.default_rng(0))
     >>> child != sgd
     True

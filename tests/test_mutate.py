@@ -1,0 +1,170 @@
+"""Mutation: valid by construction, one edit at a time, a function of the generator."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from stepsmith.dsl import OPS, SPACES, Const, Program, check
+from stepsmith.dsl.kinds import infer
+from stepsmith.dsl.ops import Kind
+from stepsmith.dsl.program import PROGRESS, T
+from stepsmith.search.mutate import MAX_STATEMENTS, Mutator
+
+
+def generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=list(key)))
+
+
+def children(program: Program, mutator: Mutator, count: int) -> list[tuple[Program, str]]:
+    return [mutator.mutate(program, generator(1, number)) for number in range(count)]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_child_is_valid_and_differs(starts, space):
+    for program in starts.values():
+        for child, _ in children(program, Mutator(space), 300):
+            check(child)
+            assert child != program
+
+
+def test_a_chain_of_edits_stays_within_its_size(starts):
+    program, longest = starts["lion"], 0
+    for number in range(3_000):
+        program, _ = Mutator("elementwise").mutate(program, generator(2, number))
+        longest = max(longest, len(program.statements))
+    assert 10 < longest <= MAX_STATEMENTS
+
+
+def test_the_generator_alone_decides(starts):
+    for program in starts.values():
+        first, second = (children(program, Mutator("elementwise"), 50) for _ in range(2))
+        assert first == second
+        assert len({child for child, _ in first}) > 40
+
+
+def test_all_edits_happen_about_equally_often(starts):
+    edits = Counter(edit for _, edit in children(starts["adamw"], Mutator(), 2_000))
+    assert set(edits) == {"insert", "wire", "delete", "argument", "constant"}
+    assert min(edits.values()) > 250
+
+
+def test_an_edit_is_one_edit(starts):
+    """The statement list grows or shrinks by one at most, and the states and names of inputs stay."""
+    grown = {"insert": {1}, "wire": {1}, "delete": {-1}, "argument": {0}, "constant": {0}}
+    for program in starts.values():
+        for child, edit in children(program, Mutator("elementwise"), 300):
+            assert len(child.statements) - len(program.statements) in grown[edit]
+            assert child.states == program.states
+
+
+def without_numbers(program: Program) -> tuple:
+    statements = [(s.target, s.op, [None if isinstance(a, Const) else a for a in s.args]) for s in program.statements]
+    return statements, program.returns, program.states, len(program.hypers)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "program4", "sgd"])
+def test_constants_only_changes_numbers_only(starts, name):
+    program, mutator = starts[name], Mutator(constants_only=True)
+    changed, before = set(), [value for _, value in program.constants()]
+    for child, edit in children(program, mutator, 200):
+        assert edit == "constant"
+        assert without_numbers(child) == without_numbers(program)
+        after = [value for _, value in child.constants()]
+        (place,) = (i for i, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
+        changed.add(place)
+    assert changed == set(range(len(before)))
+
+
+def test_a_constant_can_change_its_sign_and_lr_cannot(starts):
+    signs = Counter()
+    for child, _ in children(starts["adam"], Mutator(constants_only=True), 500):
+        for (name, old), (_, new) in zip(starts["adam"].constants(), child.constants(), strict=True):
+            if old != new:
+                signs["lr" if name == "lr" else "other", np.sign(old * new)] += 1
+    assert signs["other", -1.0] > 20 and signs["other", 1.0] > 200
+    assert signs["lr", -1.0] == 0 and signs["lr", 1.0] > 50
+
+
+def test_a_constant_is_usually_within_a_factor_of_four():
+    program = Program.parse("def f(w, g, lr, a=1.0, b=1.0, c=1.0):\n return lr * g * a * b * c")
+    moved = []
+    for child, _ in children(program, Mutator(constants_only=True), 1_000):
+        moved += [np.log2(abs(v)) for name, v in child.constants() if v != 1.0 and name != "lr"]
+    assert abs(float(np.median(moved))) < 0.3
+    assert 0.8 < float(np.mean(np.abs(moved) < 2)) < 0.97  # N(0, 1) octaves
+
+
+def test_numbers_stay_finite_for_ever():
+    program = Program.parse("def f(w, g, lr=1e300, b=1e308, c=5e-324):\n return lr * g * 1e308 + b * w + c")
+    for number in range(3_000):
+        program, _ = Mutator(constants_only=True).mutate(program, generator(3, number))
+        check(program)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "adam"])
+def test_lion45_stays_within_lion45(starts, name):
+    """New statements call its functions alone and never read t or progress, whatever the parent does."""
+    program = starts[name]
+    inherited = {(s.op, a) for s in program.statements for a in s.args}
+    for child, _ in children(program, Mutator("lion45"), 2_000):
+        for statement in child.statements:
+            assert statement.op in SPACES["lion45"].ops or any(statement.op == op for op, _ in inherited)
+            if name != "adam":
+                assert not {T, PROGRESS} & set(statement.args)
+
+
+def test_elementwise_reads_t_and_progress_and_calls_every_row(starts):
+    reads, calls = set(), set()
+    for child, _ in children(starts["adamw"], Mutator("elementwise"), 5_000):
+        calls |= {s.op for s in child.statements}
+        reads |= {a for s in child.statements for a in s.args}
+    assert {T, PROGRESS} <= reads
+    assert calls == set(OPS) - {"identity"}
+
+
+def shape_of(program: Program, place: int) -> tuple[str, ...]:
+    """A statement as its op and what stands at each place: a kind, or a number."""
+    kinds = dict.fromkeys((0, 1), Kind.TENSOR) | {2: Kind.GLOBAL}
+    kinds |= {16 + i: s.kind for i, s in enumerate(program.states)}
+    for statement, kind in zip(program.statements[:place], infer(program)[0], strict=False):
+        kinds[statement.target] = kind
+    statement = program.statements[place]
+    return statement.op, *("number" if isinstance(a, Const) else str(kinds[a]) for a in statement.args)
+
+
+def test_every_kind_of_statement_in_lion_can_be_inserted_into_adamw(starts):
+    wanted = {shape_of(starts["lion"], place) for place in range(len(starts["lion"].statements))}
+    assert ("interp", "tensor", "tensor", "number") in wanted
+    plain = Program.parse("def sgd(w, g, m, v, lr):\n u = g * g\n return u, m, v")  # with none of them to begin with
+    found = set()
+    for number in range(4_000):
+        child, edit = Mutator("lion45").mutate(plain, generator(4, number))
+        if edit == "insert":
+            found |= {shape_of(child, place) for place in range(len(child.statements))}
+    assert wanted <= found
+
+
+def test_wire_puts_its_statement_on_the_way_to_a_reader(starts):
+    """The new statement's value is read, so that the edit can be live at once."""
+    for child, edit in children(starts["adamw"], Mutator(), 500):
+        if edit == "wire":
+            read = {a for s in child.statements for a in s.args} | set(child.returns)
+            new = [s for s in child.statements if not child.name_of(s.target)]
+            assert new and all(s.target in read for s in new)
+
+
+def test_a_program_at_its_largest_still_has_children():
+    lines = "".join(f" x{i} = g * {i + 1}.0\n" for i in range(MAX_STATEMENTS - 1))
+    program = Program.parse(f"def f(w, g, lr):\n{lines} x = lr * x3\n return x")
+    edits = Counter(edit for _, edit in children(program, Mutator(), 100))
+    assert set(edits) == {"delete", "argument", "constant"}
+
+
+def test_a_program_of_no_statements_still_has_children():
+    program = Program.parse("def f(w, g, lr):\n return g")
+    for child, _ in children(program, Mutator(), 200):
+        check(child)
+        assert child != program
