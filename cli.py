@@ -45,19 +45,26 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: every expected error is one line on standard error and exit status 2."""
     try:
-        app()
-    except (ValueError, LookupError, RuntimeError, OSError) as error:
-        if os.environ.get("STEPSMITH_DEBUG"):
+        sys.exit(app(standalone_mode=False))
+    except Exception as error:
+        line = _expected(error)
+        if line is None or os.environ.get("STEPSMITH_DEBUG"):
             raise
-        if not _expected(error):
-            raise
-        print(f"stepsmith: {error}", file=sys.stderr)
+        print(line, file=sys.stderr)
         sys.exit(2)
 
 
-def _expected(error: Exception) -> bool:
-    """Errors of our own, and the system's about files: anything else is a bug and keeps its traceback."""
-    return isinstance(error, OSError) or type(error).__module__.startswith("stepsmith")
+def _expected(error: Exception) -> str | None:
+    """What to say of an error of our own, of the command line, or of the system's about files.
+
+    Anything else is a bug and keeps its traceback.
+    """
+    if isinstance(error, OSError):
+        return f"stepsmith: {error.filename or ''}{': ' if error.filename else ''}{error.strerror or error}"
+    if hasattr(error, "format_message"):  # of click, which typer may keep inside itself
+        text = error.format_message()
+        return text if "\n" in text else f"stepsmith: {text}"  # the whole help, when no command is given
+    return f"stepsmith: {error}" if type(error).__module__.startswith("stepsmith") else None
 
 
 @app.command()
@@ -71,11 +78,13 @@ def search(
     space: Annotated[str | None, typer.Option(help="Ops that mutation may write: lion45 or elementwise.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after this many training steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after this long [default: 8 unless --steps].")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes; 0 trains in this process [default: one a core].")
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after this long [default: 8 unless --steps].")
     ] = None,
-    elites: Annotated[int, typer.Option(help="Programs to re-score on unseen seeds at the end; 0: none.")] = 8,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Worker processes; 0 trains in this process [default: one a core].")
+    ] = None,
+    elites: Annotated[int, typer.Option(min=0, help="Programs to re-score on unseen seeds at the end; 0: none.")] = 5,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder [default: runs/NUMBER].")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, exactly.")] = None,
 ) -> None:
@@ -89,15 +98,13 @@ def search(
     given = {"start": tuple(start) if start else None, "strategy": strategy, "space": space, "seed": seed,
              "steps": steps}  # fmt: skip
     if resume is not None:
-        set_ = [f"--{'from' if n == 'start' else n}" for n, v in given.items() if v is not None] + (
-            ["--config"] if config else []
-        )
+        named = {"from" if n == "start" else n: v for n, v in given.items()} | {"config": config, "out": folder}
+        set_ = [f"--{n}" for n, v in named.items() if v is not None]
         if set_:
             raise ConfigError(f"--resume goes on with the run's own configuration; leave out {', '.join(set_)}")
         ledger, settings, changed = open_run(resume)
         if changed:
-            console.print("[yellow]not the machine this run began on: rows from here on may differ[/yellow] "
-                          + "; ".join(changed))  # fmt: skip
+            _say(console, "not what this run began with, so rows from here on may differ: " + "; ".join(changed))
         folder = resume
     else:
         settings = read_config(config, given)
@@ -106,9 +113,19 @@ def search(
     if minutes is None and settings.steps is None:
         minutes = 8.0
     try:
-        _search(ledger, settings, folder, minutes, os.cpu_count() if workers is None else workers, elites, console)
+        _search(ledger, settings, folder, minutes, _cores() if workers is None else workers, elites, console)
     finally:
         ledger.close()
+
+
+def _say(console: Console, text: str) -> None:
+    """A line as it is: folders may hold brackets, and no line is cut where someone may copy it from."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _next_folder() -> Path:
@@ -124,7 +141,7 @@ def _search(
     config: SearchConfig,
     folder: Path,
     minutes: float | None,
-    workers: int | None,
+    workers: int,
     elites: int,
     console: Console,
 ) -> None:
@@ -133,9 +150,10 @@ def _search(
     from .search.run import Progress, Stop, run_search
 
     interrupted = _Interrupts()
-    dispatcher = Dispatcher(make_executor(workers or 0))
+    dispatcher = Dispatcher(make_executor(workers))
     last: list[Progress] = []
-    console.print(f"run folder {folder}; strategy {config.strategy}, from {', '.join(config.start)}, "
+    resume = f"go on with: stepsmith search --resume {folder}"
+    _say(console, f"run folder {folder}; strategy {config.strategy}, from {', '.join(config.start)}, "
                   f"seed {config.seed}, {workers} workers")  # fmt: skip
     try:
         with LiveView(console) as view, interrupted:
@@ -148,28 +166,32 @@ def _search(
 
             fold = run_search(ledger, config, dispatcher, minutes, progress)
         if last:
-            console.print(", ".join(f"{name} {value}" for name, value in facts(last[0])))
+            _say(console, ", ".join(f"{name} {value}" for name, value in facts(last[0])))
         if interrupted.count:
-            console.print(f"interrupted: all closed rounds are saved; go on with: stepsmith search --resume {folder}")
+            _say(console, f"interrupted: all closed rounds are saved; {resume}")
+            sys.exit(130)
         elif elites:
             _show_elites(fold, dispatcher, folder, elites, console)
+    except KeyboardInterrupt:
+        _say(console, f"interrupted while re-scoring; {resume}")
+        sys.exit(130)
     finally:
-        dispatcher.executor.close()
+        with interrupted:
+            dispatcher.executor.close()
 
 
 def _show_elites(fold: Fold, dispatcher: Any, folder: Path, count: int, console: Console) -> None:
     from .report.elites import elite_table, write_elites
     from .search.elites import rescore
 
-    found = rescore(fold, dispatcher, count, tell=console.print)
+    found = rescore(fold, dispatcher, count, tell=lambda text: _say(console, text))
     if not found:
-        console.print("no program came through all stages; search longer")
+        _say(console, "no program came through all stages; search longer")
         return
     write_elites(folder, found)
     console.print(elite_table(found))
-    console.print(f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n")
-    print(found[0].program)
-    console.print(f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
+    _say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
+    _say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
 
 
 class _Interrupts:
@@ -188,8 +210,10 @@ class _Interrupts:
     def _on_signal(self, number: int, frame: object) -> None:
         self.count += 1
         if self.count > 1:
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h\n")  # the live view hides the cursor
             os._exit(130)
-        print("\nsaving; Ctrl-C again ends now", file=sys.stderr)
+        os.write(2, b"\nsaving; Ctrl-C again ends now\n")  # print is not safe inside a signal handler
 
 
 @app.command()

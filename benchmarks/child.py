@@ -1,52 +1,107 @@
-"""What a child costs before it is trained: mutation and checks alone, and with the behavioural key.
+"""The price of a child before it is trained, part by part.
 
-    python benchmarks/child.py
-
-Prints medians over 2,000 children of the start programs' descendants. Bars: 1 ms and 3 ms.
+Chains of single edits from AdamW and Lion, as a search makes them, begun anew every so often. First the parts
+that need no numbers: mutate (which checks kinds), liveness, structural key, look up. Then one fingerprint on
+the probe, and the whole of `breed.make_child` in a fold that grows by what it makes.
 """
 
 from __future__ import annotations
 
-import time
-from statistics import median
+from time import process_time
 
 import numpy as np
+from measure import Check, Report
 
+from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow, reject_reason
-from stepsmith.dsl.keys import behaviour, key, structural_key
+from stepsmith.dsl.keys import behaviour, structural_key
+from stepsmith.search.breed import make_child, start_member
+from stepsmith.search.config import SearchConfig
 from stepsmith.search.mutate import Mutator
+from stepsmith.search.population import Fold, Member
+from stepsmith.search.strategies import STRATEGIES
 
-ADAMW = """def train(w, g, m, v, lr=0.001):
-  m = interp(g, m, 0.9)
-  v = interp(square(g), v, 0.999)
-  return lr * (m / sqrt(v) + w * 0.01), m, v
-"""
-CHILDREN = 2_000
-DEPTH = 20  # edits between the start program and its furthest descendant
+TITLE = "milliseconds a child, before it is trained"
+STARTS = ("adamw", "lion")
+CHILDREN = 300  # of each start
+HERO_MS = 640.0  # a child of google/automl `hero`; not measured here
+_CHAIN = 30  # edits before a chain begins anew
+_BARS = (1.0, 3.0)  # ms without and with the fingerprint
+_MILLI = 1e3
 
 
-def main() -> None:
-    mutator, program = Mutator("lion45"), Program.parse(ADAMW)
-    plain, keyed = [], []
+def measure() -> Report:
+    """Both starts."""
+    columns = (
+        "start", "statements", "mutate", "liveness", "key, look up", "sum", "fingerprint", "make_child",
+        "9 of 10 below",
+    )  # fmt: skip
+    report = Report(columns, notes=["medians in ms"])
+    sums, wholes = [], []
+    for name in STARTS:
+        children, parts = _parts(load(name))
+        sums.append(parts.sum(1))
+        wholes.append(_whole(name))
+        fingerprint = float(np.median([_fingerprint(child) for child in children if not reject_reason(flow(child))]))
+        report.rows.append((
+            name, int(np.median([len(child.statements) for child in children])), *np.median(parts, 0).tolist(),
+            float(np.median(sums[-1])), fingerprint, *np.quantile(wholes[-1], (0.5, 0.9)).tolist(),
+        ))  # fmt: skip
+    _hold(report, "mutate, check, liveness, structural key, look up", np.concatenate(sums), _BARS[0])
+    _hold(report, "make_child, with fingerprint", np.concatenate(wholes), _BARS[1])
+    return report
+
+
+def _hold(report: Report, what: str, times: np.ndarray, bar: float) -> None:
+    """The median of both starts against its bar and against Hero."""
+    median = float(np.median(times))
+    report.checks.append(Check(f"{what}: median ms", median, bar))
+    report.notes.append(f"{what}: {HERO_MS / median:.0f} times faster than Hero's {HERO_MS:g} ms")
+
+
+def _parts(start: Program) -> tuple[list[Program], np.ndarray]:
+    """The children of chains, and (children, 3) milliseconds of mutation, liveness, and key with look-up."""
+    mutator, random, parent = Mutator("elementwise"), np.random.default_rng(0), start
+    known: set[str] = set()
+    children, times = [], []
     for number in range(CHILDREN):
-        if number % DEPTH == 0:
-            parent = program
-        random = np.random.Generator(np.random.Philox(key=[7, number]))
-        start = time.perf_counter()
+        parent = parent if number % _CHAIN else start
+        moments = [process_time()]
         child, _ = mutator.mutate(parent, random)
-        live = flow(child)
-        reason = reject_reason(live)
-        structural_key(child)
-        plain.append(time.perf_counter() - start)
-        if reason is None:
-            start = time.perf_counter()
-            key(child, behaviour(child))
-            keyed.append(plain[-1] + time.perf_counter() - start)
-            parent = child
-    without, with_key = 1e3 * median(plain), 1e3 * median(keyed)
-    print(f"a child without behaviour {without:.3f} ms, with it {with_key:.3f} ms, ratio {with_key / without:.1f}")
+        moments.append(process_time())
+        reason = reject_reason(flow(child))
+        moments.append(process_time())
+        key = structural_key(child)
+        repeat = key in known
+        moments.append(process_time())
+        if not repeat:
+            known.add(key)
+        times.append(np.diff(moments) * _MILLI)
+        children.append(child)
+        parent = parent if reason else child
+    return children, np.array(times)
 
 
-if __name__ == "__main__":
-    main()
+def _fingerprint(child: Program) -> float:
+    """Milliseconds of one run on the probe."""
+    begin = process_time()
+    behaviour(child)
+    return (process_time() - begin) * _MILLI
+
+
+def _whole(name: str) -> np.ndarray:
+    """Milliseconds of each `make_child`."""
+    config = SearchConfig(start=(name,))
+    fold, strategy = Fold(config, [start_member(load(name))]), STRATEGIES[config.strategy](config)
+    known: dict[str, int] = {}
+    times = []
+    for number in range(CHILDREN):
+        begin = process_time()
+        child = make_child(number, 0, fold, strategy, known)
+        times.append(process_time() - begin)
+        if child.identity and child.alias_of is None:
+            known[child.identity] = number
+            assert child.rms is not None
+            fold.members.append(Member(number, child.program, 0.0, child.rms))
+    return np.array(times) * _MILLI

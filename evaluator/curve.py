@@ -91,7 +91,7 @@ class Curve:
         >>> def at(steps, loss):
         ...     return Point(steps, (loss,), (0,), "", 0.0, "linear", 1)
         >>> curve = Curve("t", "", (at(100, 3.0), at(200, 2.0), at(400, 1.5)))
-        >>> curve.speedup(2.0, 100), curve.speedup(float("nan"), 100)
+        >>> round(curve.speedup(2.0, 100), 6), curve.speedup(float("nan"), 100)
         (2.0, 0.03125)
         """
         return float(np.clip(self.equivalent_steps(loss) / steps, LOWEST, HIGHEST))

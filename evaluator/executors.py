@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -54,18 +56,22 @@ class Inline:
     """Runs each job at once, in this process."""
 
     def __init__(self, work: Work = evaluate) -> None:
-        from .train import use_one_thread
-
-        use_one_thread()
         self.work = work
 
     def submit(self, job: Job) -> Future[Report]:
-        """A finished future."""
+        """A finished future. Denormal floats are 0 for the job alone: breeding, in this process too, keeps them."""
+        from torch import set_flush_denormal
+
+        from .train import use_one_thread
+
         future: Future[Report] = Future()
+        use_one_thread()
         try:
             future.set_result(_run(self.work, job))
         except Exception as error:
             future.set_exception(error)
+        finally:
+            set_flush_denormal(False)
         return future
 
     def close(self) -> None:
@@ -76,15 +82,26 @@ class Processes:
     """`workers` processes, each on one torch thread; one that takes longer than `timeout` seconds is killed."""
 
     def __init__(self, workers: int, timeout: float = 600.0, work: Work = evaluate) -> None:
+        self.workers, self.timeout, self.work = workers, timeout, work
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> Any:
         from pebble import ProcessPool
 
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPool(max_workers=workers, initializer=_start_worker, initargs=[os.getpid()], context=context)
-        self.timeout, self.work = timeout, work
+        return ProcessPool(
+            max_workers=self.workers,
+            initializer=_start_worker,
+            initargs=[os.getpid()],
+            context=multiprocessing.get_context("spawn"),
+        )
 
     def submit(self, job: Job) -> Future[Report]:
-        """Queues the job."""
-        future: Future[Report] = self.pool.schedule(_run, args=[self.work, job], timeout=self.timeout)
+        """Queues the job. A pool breaks when a worker dies that had no job, and then makes way for a new one."""
+        with _interrupts_blocked():
+            if not self.pool.active:
+                self.close()
+                self.pool = self._new_pool()
+            future: Future[Report] = self.pool.schedule(_run, args=[self.work, job], timeout=self.timeout)
         return future
 
     def close(self) -> None:
@@ -93,13 +110,23 @@ class Processes:
         self.pool.join()
 
 
-def _start_worker(parent: int) -> None:
-    """One torch thread; no interrupt from the keyboard; gone when the parent is gone, even by kill -9."""
-    import signal
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Threads and processes that start meanwhile never see Ctrl-C, not even while they load: it is the driver's."""
+    from multiprocessing import resource_tracker
 
+    resource_tracker.ensure_running()  # it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(parent: int) -> None:
+    """One torch thread; gone when the parent is gone, even by kill -9."""
     from .train import use_one_thread
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     use_one_thread()
 
     def watch() -> None:
@@ -149,7 +176,8 @@ class Dispatcher:
         """Starts a job; its ticket comes back with `finished`."""
         ticket = self.tickets
         self.tickets += 1
-        self.open[ticket] = Done(ticket, [Score(p, LOWEST) for p in programs], [], [])
+        lowest = tuple((LOWEST,) * len(job.trial.seeds) for _ in job.trial.tasks)  # until, or unless, it is scored
+        self.open[ticket] = Done(ticket, [Score(p, LOWEST, lowest) for p in programs], [], [])
         self.missing[ticket] = 1
         self._start(_Part(ticket, job, tuple(range(len(programs)))))
         return ticket
@@ -212,7 +240,7 @@ def _describe(error: BaseException) -> str:
     name = type(error).__name__
     if name == "TimeoutError":
         return "its worker hung"
-    if name == "ProcessExpired":
+    if name in ("ProcessExpired", "BrokenProcessPool"):
         return "its worker died"
     return f"{name}: {error}".splitlines()[0]
 

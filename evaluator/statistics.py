@@ -19,7 +19,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
 def geometric_interval(values: Sequence[float], looked_at: int = 1, level: float = 0.95) -> Interval:

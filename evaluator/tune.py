@@ -40,7 +40,7 @@ class Budget:
     first: int = 64  # joint random draws, one seed
     rounds: int = 2  # local rounds around the best so far, one seed each
     each: int = 32
-    finalists: int = 6  # re-run on all PICK_SEEDS
+    finalists: int = 12  # re-run on all PICK_SEEDS
 
 
 def draw(random: Generator) -> Settings:

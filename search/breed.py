@@ -10,8 +10,9 @@ import numpy as np
 
 from ..dsl import Program
 from ..dsl.cost import cost
-from ..dsl.flow import flow, reject_reason
+from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, key
+from ..dsl.program import LR
 from .ledger import Child
 from .population import Fold, Member
 from .strategies import Evolution
@@ -22,6 +23,18 @@ _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the
 def identity(program: Program, seen: Behaviour) -> str:
     """The key and the scale of the update in half octaves: what makes two children the same work."""
     return f"{key(program, seen)}:{round(math.log2(seen.rms) / _SCALE_STEP)}"
+
+
+def _moves(seen: Behaviour) -> bool:
+    """Whether the probe saw an update of finite size; squares may overflow where the update does not."""
+    return seen.finite and math.isfinite(seen.rms) and seen.rms > 0
+
+
+def _scales_with_lr(live: Flow) -> bool:
+    """Whether the update is lr times what lr is no part of; then another peak changes nothing but its scale."""
+    last = live.node(live.update)
+    reads = sum(node.args.count(LR) for node in live.nodes)
+    return last is not None and last.op == "multiply" and reads == 1 and LR in last.args
 
 
 def start_member(program: Program) -> Member:
@@ -46,6 +59,7 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     for _ in range(strategy.length(random)):
         program, edit = strategy.mutator.mutate(program, random)
         edits.append(edit)
+    program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), str(program))
     scale = None if set(edits) <= {"constant"} else parent.rms
     return _finish(child, program, scale, known)
@@ -53,16 +67,17 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
 
 def _finish(child: Child, program: Program, scale: float | None, known: Mapping[str, int]) -> Child:
     """The row of a fresh program: why it cannot be trained, what it repeats, or what it costs."""
-    reason = reject_reason(flow(program))
+    live = flow(program)
+    reason = reject_reason(live)
     if reason:
         return replace(child, reason=f"rejected: {reason}")
     seen = behaviour(program)
-    if not seen.finite or seen.rms == 0:
-        return replace(child, reason="rejected: " + ("no update" if seen.finite else "not finite on the probe"))
+    if not _moves(seen):
+        return replace(child, reason="rejected: " + ("no update" if seen.rms == 0 else "not finite on the probe"))
     if scale is not None and abs(scale / seen.rms - 1) > 1e-9:
         program = program.with_lr(program.peak * scale / seen.rms)
-        seen = behaviour(program)
-        if not seen.finite or seen.rms == 0 or not math.isfinite(program.peak):
+        seen = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
+        if not _moves(seen) or not math.isfinite(program.peak):
             return replace(child, program=str(program), reason="rejected: no learning rate fits")
     name = identity(program, seen)
     costs = cost(program)

@@ -17,7 +17,7 @@ from .ledger import Child
 from .population import Fold
 
 PICK_SEEDS = tuple(range(500_000, 500_004))
-SHOWN_SEEDS = tuple(range(600_000, 600_010))
+SHOWN_SEEDS = tuple(range(600_000, 600_024))
 _HELD_OUT_FACTORS = (
     0.5,
     1.0,
@@ -45,7 +45,7 @@ class Elite:
 
 
 def rescore(
-    fold: Fold, dispatcher: Dispatcher, count: int = 8, tell: Callable[[str], None] = lambda text: None
+    fold: Fold, dispatcher: Dispatcher, count: int = 5, tell: Callable[[str], None] = lambda text: None
 ) -> list[Elite]:
     """The elites of a run, best first on fresh seeds."""
     tasks = fold.config.stages[-1].tasks
@@ -66,6 +66,17 @@ def rescore(
         seen = _interval(shown[index], len(chosen))
         elites.append(Elite(child.child, child.final, child.fitness, costs, seen, others))
     return sorted(elites, key=lambda e: -e.seen.mean)
+
+
+def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> Score | None:
+    """The program that picking seeds choose among the fittest, with its score on the seeds that are shown."""
+    ranked = sorted((c for c in fold.by_child.values() if c.scored), key=lambda c: -(c.fitness or 0))[:count]
+    if not ranked:
+        return None
+    tasks = fold.config.stages[-1].tasks
+    picked = _trials(dispatcher, [c.final for c in ranked], Trial(tasks, seeds=PICK_SEEDS))
+    best = max(picked, key=lambda score: score.fitness)
+    return _trials(dispatcher, [best.program], Trial(tasks, seeds=SHOWN_SEEDS))[0]
 
 
 def pareto(elites: Sequence[Elite]) -> list[Elite]:

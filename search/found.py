@@ -34,6 +34,6 @@ def load_any(name: str) -> Program:
         if not scored:
             raise LedgerError(f"{folder}: no program has come through all stages yet")
         return Program.parse(max(scored, key=lambda c: c.fitness or 0).final)
-    if not which.isdigit() or int(which) not in rows:
+    if not which.isdecimal() or int(which) not in rows:
         raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {max(rows, default=0)}")
     return Program.parse(rows[int(which)].final or rows[int(which)].program)

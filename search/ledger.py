@@ -7,8 +7,10 @@ how long, lives in a second table, so that the children table is the same whatev
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,17 @@ from filelock import FileLock, Timeout
 
 FORMAT = 1  # of the tables; a ledger of another number is refused
 
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE children (
+_TABLES = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE children (
     child INTEGER PRIMARY KEY, round INTEGER NOT NULL, parent INTEGER, edit TEXT NOT NULL,
     program TEXT NOT NULL, identity TEXT, alias_of INTEGER, reason TEXT NOT NULL, audited INTEGER NOT NULL,
     scores TEXT NOT NULL, final TEXT NOT NULL, fitness REAL, rms REAL, steps INTEGER NOT NULL,
-    state INTEGER NOT NULL, operations REAL NOT NULL, statements INTEGER NOT NULL);
-CREATE TABLE work (
+    state INTEGER NOT NULL, operations REAL NOT NULL, statements INTEGER NOT NULL)""",
+    """CREATE TABLE work (
     round INTEGER NOT NULL, stage INTEGER NOT NULL, worker INTEGER NOT NULL, host TEXT NOT NULL,
-    seconds REAL NOT NULL, faults TEXT NOT NULL);
-"""
+    seconds REAL NOT NULL, faults TEXT NOT NULL)""",
+)
 
 
 class LedgerError(RuntimeError):
@@ -65,117 +67,85 @@ class Child:
 class Ledger:
     """An open ledger in a run folder, locked against a second search."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "ledger.sqlite"
-        self.lock = FileLock(folder / "lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise LedgerError(f"{folder}: another search is running in this folder") from None
-        except OSError as error:
-            raise LedgerError(f"{folder}: {error.strerror or error}; choose a folder that can be written") from None
-        try:
-            self.base = sqlite3.connect(self.path, isolation_level=None)
-            self._guard(self.base.execute, "PRAGMA synchronous = FULL")
-        except (sqlite3.Error, LedgerError) as error:
-            self.lock.release()
-            raise LedgerError(f"{self.path}: {error}") from None
+    def __init__(self, folder: Path, lock: FileLock) -> None:
+        self.path, self.lock = folder / "ledger.sqlite", lock
+        self.base = _connect(self.path)
 
     @staticmethod
     def create(folder: Path, meta: dict[str, str]) -> Ledger:
-        """A new ledger; the folder must not hold one."""
-        if (folder / "ledger.sqlite").exists():
-            raise LedgerError(f"{folder} holds a run already; go on with it: stepsmith search --resume {folder}")
+        """A new ledger; the folder must not hold one. It appears whole or not at all."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LedgerError(f"{folder}: {error.strerror or error}; choose a folder that can be written") from None
-        ledger = Ledger(folder)
-        ledger._write([("executescript", _TABLES, None)])
-        rows = [(k, v) for k, v in (meta | {"format": str(FORMAT)}).items()]
-        ledger._write([("executemany", "INSERT INTO meta VALUES (?, ?)", rows)])
-        return ledger
+        lock = _lock(folder)
+        path, beside = folder / "ledger.sqlite", folder / "ledger.sqlite.part"
+        try:
+            if path.exists():
+                raise LedgerError(f"{folder} holds a run already; go on with it: stepsmith search --resume {folder}")
+            beside.unlink(missing_ok=True)
+            _fill(beside, meta | {"format": str(FORMAT)})
+            os.replace(beside, path)
+            return Ledger(folder, lock)
+        except OSError as error:
+            lock.release()
+            raise LedgerError(f"{path}: {error.strerror or error}") from None
+        except LedgerError:
+            lock.release()
+            raise
 
     @staticmethod
     def open(folder: Path) -> Ledger:
         """An existing ledger; raises LedgerError when there is none, or it is no ledger of this format."""
-        if not (folder / "ledger.sqlite").is_file():
-            raise LedgerError(f"{folder}: no run here (no ledger.sqlite)")
-        ledger = Ledger(folder)
+        _find(folder)
+        lock = _lock(folder)
         try:
-            found = ledger.meta().get("format")
-            if found != str(FORMAT):
-                raise LedgerError(
-                    f"{ledger.path}: ledger format {found}, this version reads {FORMAT}; "
-                    "go on with the version that wrote it"
-                )
+            ledger = Ledger(folder, lock)
+            ledger._check_format()
         except LedgerError:
-            ledger.close()
+            lock.release()
             raise
         return ledger
 
     @staticmethod
     def read(folder: Path) -> list[Child]:
         """The rows of a run, running or not, without locking it."""
-        reader = Ledger.__new__(Ledger)
-        reader.path = folder / "ledger.sqlite"
-        if not reader.path.is_file():
-            raise LedgerError(f"{folder}: no run here (no ledger.sqlite)")
-        reader.base = sqlite3.connect(f"file:{reader.path}?mode=ro", uri=True)
+        _find(folder)
+        ledger = Ledger(folder, FileLock(folder / "lock"))
         try:
-            return list(reader.children())
+            ledger._check_format()
+            return list(ledger.children())
         finally:
-            reader.base.close()
+            ledger.base.close()
 
-    def _guard(self, call: Any, *args: Any) -> Any:
-        try:
-            return call(*args)
-        except sqlite3.DatabaseError as error:
-            known = {
-                "file is not a database": "not a ledger (damaged, or another kind of file)",
-                "database or disk is full": "the disk is full; make room and resume, nothing committed is lost",
-                "attempt to write a readonly database": "cannot be written; check the folder's permissions",
-                "no such table: meta": "not a ledger (no meta table)",
-            }
-            raise LedgerError(f"{self.path}: {known.get(str(error), str(error))}") from None
+    def _check_format(self) -> None:
+        found = self.meta().get("format")
+        if found != str(FORMAT):
+            self.base.close()
+            raise LedgerError(
+                f"{self.path}: ledger format {found}, this version reads {FORMAT}; go on with the version that wrote it"
+            )
 
-    def _write(self, commands: Sequence[tuple[str, str, Any]]) -> None:
-        """All commands, or none."""
-
-        def run() -> None:
-            for how, text, rows in commands:
-                call = getattr(self.base, how)
-                call(text) if rows is None else call(text, rows)
-
-        if commands[0][0] == "executescript":
-            self._guard(run)
-            return
-        self._guard(self.base.execute, "BEGIN IMMEDIATE")
-        try:
-            self._guard(run)
-            self._guard(self.base.execute, "COMMIT")
-        except LedgerError:
-            if self.base.in_transaction:
-                self.base.execute("ROLLBACK")
-            raise
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        with _one_line(self.path):
+            return self.base.execute(query).fetchall()
 
     def meta(self) -> dict[str, str]:
         """Configuration and versions."""
-        return dict(self._guard(self.base.execute, "SELECT name, value FROM meta"))
+        return dict(self._rows("SELECT name, value FROM meta"))
 
     def commit_round(self, children: Sequence[Child], work: Sequence[tuple[Any, ...]]) -> None:
         """A closed round, whole."""
         rows = [[_plain(v) for v in asdict(c).values()] for c in children]
         marks = ", ".join("?" * len(Child.__dataclass_fields__))
-        self._write([
-            ("executemany", f"INSERT INTO children VALUES ({marks})", rows),
-            ("executemany", "INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", list(work)),
-        ])  # fmt: skip
+        with _one_line(self.path), _all_or_nothing(self.base):
+            self.base.executemany(f"INSERT INTO children VALUES ({marks})", rows)
+            self.base.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", work)
 
     def children(self) -> Iterator[Child]:
         """All rows in order."""
         names = ", ".join(Child.__dataclass_fields__)
-        for row in self._guard(self.base.execute, f"SELECT {names} FROM children ORDER BY child").fetchall():
+        for row in self._rows(f"SELECT {names} FROM children ORDER BY child"):
             values = dict(zip(Child.__dataclass_fields__, row, strict=True))
             values["scores"] = tuple(json.loads(values["scores"]))
             values["audited"] = bool(values["audited"])
@@ -183,12 +153,78 @@ class Ledger:
 
     def seconds(self) -> float:
         """Wall seconds of all workers together."""
-        return float(self._guard(self.base.execute, "SELECT COALESCE(SUM(seconds), 0) FROM work").fetchone()[0])
+        return float(self._rows("SELECT COALESCE(SUM(seconds), 0) FROM work")[0][0])
 
     def close(self) -> None:
         """Releases the folder."""
         self.base.close()
         self.lock.release()
+
+
+def _find(folder: Path) -> None:
+    if not (folder / "ledger.sqlite").is_file():
+        raise LedgerError(f"{folder}: no run here (no ledger.sqlite)")
+
+
+def _lock(folder: Path) -> FileLock:
+    """The folder's lock, held; the system lets go of it when the process ends, however it ends."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LedgerError(f"{folder}: another search is running in this folder") from None
+    except OSError as error:
+        raise LedgerError(f"{folder}: {error.strerror or error}; choose a folder that can be written") from None
+    return lock
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """An existing database, for writing if the system allows it."""
+    with _one_line(path):
+        base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=60)
+        base.execute("PRAGMA synchronous = FULL")
+        return base
+
+
+def _fill(path: Path, meta: dict[str, str]) -> None:
+    """A new database with the tables and `meta`."""
+    with _one_line(path), closing(sqlite3.connect(path, isolation_level=None)) as base:
+        base.execute("PRAGMA synchronous = FULL")
+        with _all_or_nothing(base):
+            for table in _TABLES:
+                base.execute(table)
+            base.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+
+
+@contextmanager
+def _all_or_nothing(base: sqlite3.Connection) -> Iterator[None]:
+    base.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        base.execute("COMMIT")
+    except BaseException:
+        if base.in_transaction:
+            base.execute("ROLLBACK")
+        raise
+
+
+_KNOWN = {
+    "file is not a database": "not a ledger (damaged, or another kind of file)",
+    "database disk image is malformed": "the ledger is damaged; put back a copy of it, or start a new run",
+    "database or disk is full": "the disk is full; make room and resume, nothing committed is lost",
+    "disk I/O error": "cannot be written (disk I/O error); mend that and resume, nothing committed is lost",
+    "attempt to write a readonly database": "cannot be written; check the folder's permissions",
+    "no such table: meta": "not a ledger (no meta table)",
+}
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """SQLite's complaints as ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{path}: {_KNOWN.get(str(error), str(error))}") from None
 
 
 def _plain(value: Any) -> Any:

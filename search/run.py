@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..dsl import Program
 from ..dsl.ops import SPACES
+from ..evaluator.curve import curve_of, dump
 from ..evaluator.executors import Dispatcher
-from .breed import start_member
-from .config import SearchConfig
+from ..evaluator.fitness import Trial
+from ..proxies import task
+from .breed import make_start, start_member
+from .config import ConfigError, SearchConfig
 from .found import load_any
 from .ledger import Child, Ledger, LedgerError
 from .population import Fold
@@ -40,7 +44,8 @@ def run_search(
     Ends at the configuration's steps, after `minutes`, or when `progress` raises Stop. Rounds in flight at
     such an end are not lost: they are bred again, the same, when the run is resumed.
     """
-    search = _Search(config, list(ledger.children()))
+    starts = [Program.parse(text) for text in json.loads(ledger.meta()["starts"])]
+    search = _Search(config, starts, list(ledger.children()))
     told = Progress(search.fold, time.monotonic(), search.fold.steps, trained(search.fold))
     deadline = None if minutes is None else told.started + 60 * minutes
     tickets: dict[int, Round] = {}
@@ -89,10 +94,9 @@ def trained(fold: Fold) -> int:
 class _Search:
     """Folds and flight. Round r is bred when the fold holds the rounds up to r - D and no more."""
 
-    def __init__(self, config: SearchConfig, rows: list[Child]) -> None:
-        starts = [start_member(load_any(name)) for name in config.start]
+    def __init__(self, config: SearchConfig, starts: list[Program], rows: list[Child]) -> None:
         self.config = config
-        self.fold = Fold(config, starts)
+        self.fold = Fold(config, [start_member(program) for program in starts])
         self.strategy = STRATEGIES[config.strategy](config)
         self.known: dict[str, int] = {}
         self.flight: deque[Round] = deque()
@@ -152,8 +156,17 @@ def _by_round(rows: list[Child]) -> list[list[Child]]:
 
 
 def create_run(folder: Path, config: SearchConfig) -> Ledger:
-    """A new run folder; the ledger records configuration, versions and the kind of machine."""
-    return Ledger.create(folder, {"config": config.model_dump_json(), **environment(config)})
+    """A new run folder; the ledger records configuration, start programs, versions and the kind of machine.
+
+    What would stop the search later stops it here: a start program that cannot be trained, a task whose AdamW
+    curve is missing.
+    """
+    starts = [load_any(name) for name in config.start]
+    for name, program in zip(config.start, starts, strict=True):
+        if reason := make_start(0, program, {}).reason:
+            raise ConfigError(f"start: {name} cannot be trained: {reason.removeprefix('rejected: ')}")
+    texts = json.dumps([str(program) for program in starts])
+    return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config)})
 
 
 def open_run(folder: Path) -> tuple[Ledger, SearchConfig, list[str]]:
@@ -162,22 +175,31 @@ def open_run(folder: Path) -> tuple[Ledger, SearchConfig, list[str]]:
     Raises LedgerError when the search version or the op list differ: the same seed would breed other children.
     """
     ledger = Ledger.open(folder)
-    meta = ledger.meta()
     try:
-        config = SearchConfig.model_validate_json(meta["config"])
-    except (KeyError, ValueError):
+        meta = ledger.meta()
+        config = _stored_config(ledger.path, meta)
+        here = environment(config)
+        for name in ("search_version", "ops"):
+            if meta.get(name) != here[name]:
+                raise LedgerError(
+                    f"{ledger.path}: written with {name} {meta.get(name)}, this is {here[name]}; "
+                    "go on with the version that wrote it"
+                )
+    except BaseException:
         ledger.close()
-        raise LedgerError(f"{ledger.path}: its configuration cannot be read by this version") from None
-    here = environment(config)
-    for name in ("search_version", "ops"):
-        if meta.get(name) != here[name]:
-            ledger.close()
-            raise LedgerError(
-                f"{ledger.path}: written with {name} {meta.get(name)}, this is {here[name]}; "
-                "go on with the version that wrote it"
-            )
+        raise
     changed = [f"{n}: {meta.get(n)} there, {v} here" for n, v in here.items() if meta.get(n) != v]
     return ledger, config, changed
+
+
+def _stored_config(path: Path, meta: dict[str, str]) -> SearchConfig:
+    """The configuration of a run, whose start programs are stored beside it: their names may mean others now."""
+    try:
+        values, _ = json.loads(meta["config"]), json.loads(meta["starts"])
+        config = SearchConfig.model_validate(values | {"start": ()})
+        return config.model_copy(update={"start": tuple(values["start"])})
+    except (KeyError, TypeError, ValueError):
+        raise LedgerError(f"{path}: its configuration cannot be read by this version") from None
 
 
 def environment(config: SearchConfig) -> dict[str, str]:
@@ -190,4 +212,17 @@ def environment(config: SearchConfig) -> dict[str, str]:
         "ops": hashlib.blake2b(ops.encode(), digest_size=6).hexdigest(),
         "torch": str(torch.__version__),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "curves": _curves(config),
     }
+
+
+def _curves(config: SearchConfig) -> str:
+    """A hash of every AdamW curve that the search and its re-scoring read; raises NoCurve where one is missing."""
+    shares = [(name, stage.share) for stage in config.stages for name in stage.tasks]
+    shares += [(name, 1.0) for name in (*config.stages[-1].tasks, *config.held_out)]
+    curves = set()
+    for name, share in shares:
+        curve = curve_of(task(name))
+        curve.point(Trial((name,), share).steps_each())
+        curves.add(dump(curve))
+    return hashlib.blake2b("".join(sorted(curves)).encode(), digest_size=6).hexdigest()

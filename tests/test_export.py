@@ -560,9 +560,7 @@ def test_dead_arguments_are_left_out():
 
 
 def test_names_that_mean_something_else_are_changed():
-    text = (
-        "def f(w, g, self, states, len, step, t, lr=0.1, params=0.5, lambda_=2.0, betas=3.0, maximize=4.0):\n"
-    )
+    text = "def f(w, g, self, states, len, step, t, lr=0.1, params=0.5, lambda_=2.0, betas=3.0, maximize=4.0):\n"
     text += " self = self * params + g\n states = states + self\n len = len + states * lambda_\n"
     text += " step = step + len\n return lr * (betas * step + maximize * t * g), self, states, len, step"
     program = Program.parse(text)

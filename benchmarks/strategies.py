@@ -1,0 +1,86 @@
+"""Evolution, random chains and constants-only tuning at equal training steps: python benchmarks/strategies.py
+
+Each finished search appends a line to benchmarks/results/strategies.jsonl; the same command goes on from there and
+prints the table. A search's result is the program that picking seeds choose among its eight fittest, shown on ten
+further seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+from stepsmith.evaluator.executors import Dispatcher, make_executor
+from stepsmith.search.config import SearchConfig
+from stepsmith.search.elites import best_on_fresh_seeds
+from stepsmith.search.run import create_run, run_search
+from stepsmith.search.strategies import STRATEGIES
+
+RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
+
+
+def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher) -> dict[str, object]:
+    """One search and what it found, as a row of the record."""
+    config = SearchConfig(strategy=strategy, seed=seed, steps=steps, start=(start,))  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = create_run(Path(folder), config)
+        fold = run_search(ledger, config, dispatcher)
+        seconds = ledger.seconds()
+        ledger.close()
+    found = best_on_fresh_seeds(fold, dispatcher)
+    return {
+        "strategy": strategy, "seed": seed, "budget": steps, "start": start, "steps": fold.steps,
+        "children": sum(fold.counts.values()) - fold.counts["audited"], "worker_seconds": round(seconds),
+        "in_search": fold.best.fitness if fold.best else None,
+        "unseen": found.fitness if found else None, "program": found.program if found else None,
+    }  # fmt: skip
+
+
+def rows() -> list[dict[str, object]]:
+    """What has been run."""
+    return [json.loads(line) for line in RECORD.read_text("utf-8").splitlines()] if RECORD.exists() else []
+
+
+def table(budget: int, start: str) -> str:
+    """Medians over seeds, as text."""
+    lines = [f"{'strategy':12} {'seeds':>5} {'median':>7}  speedup over tuned AdamW on unseen seeds, each search"]
+    for strategy in STRATEGIES:
+        some = [r for r in rows() if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
+        values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
+        if values:
+            each = " ".join(f"{v:.3f}" for v in values)
+            lines.append(f"{strategy:12} {len(values):5} {statistics.median(values):7.3f}  {each}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Reads the command line, runs what is missing, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=1_000_000, help="training steps of each search")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--start", default="adamw@bytes_b64")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    dispatcher = Dispatcher(make_executor(arguments.workers or 0))
+    try:
+        for seed in range(101, 101 + arguments.seeds):
+            for strategy in STRATEGIES:
+                key = (strategy, seed, arguments.steps, arguments.start)
+                if any((r["strategy"], r["seed"], r["budget"], r["start"]) == key for r in rows()):
+                    continue
+                row = one(*key, dispatcher)
+                RECORD.parent.mkdir(exist_ok=True)
+                with RECORD.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(strategy, seed, row["unseen"], flush=True)
+    finally:
+        dispatcher.executor.close()
+    print(table(arguments.steps, arguments.start))
+
+
+if __name__ == "__main__":
+    main()

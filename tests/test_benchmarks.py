@@ -1,0 +1,114 @@
+"""The benchmarks compare like with like: the eager baseline is the proxies' models, step by step."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stepsmith.proxies import stack, task
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+RATES = (1e-4, 1e-3, 1e-2)
+STEPS = 25
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a file of the folder as the command does."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", ["digits", "bytes", "bytes_wide"])
+def test_the_eager_baseline_is_the_model(bench, name):
+    """Loss, and the gradients by way of a step of plain descent."""
+    some = task(name)
+    copy = [p.double() for p in some.model.init(0)]
+    batch = next(some.batches(0, 1))
+    losses, gradients = some.model.gradients(stack(copy, 1), batch)
+    module = bench("eager").eager(some.model, copy)
+    loss = module(bench("agreement").cast(batch, torch.float64))
+    assert loss.item() == pytest.approx(losses.item(), rel=1e-12)
+    loss.backward()
+    torch.optim.SGD(module.parameters(), lr=1.0).step()
+    for view, before, gradient in zip(module.views(), copy, gradients, strict=True):
+        torch.testing.assert_close(before - view, gradient[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_model_without_eager_form_is_refused(bench):
+    model = task("quadratic").model
+    with pytest.raises(TypeError, match="no eager form of Linear"):
+        bench("eager").eager(model, model.init(0))
+
+
+@pytest.mark.parametrize("name", ["digits", "bytes"])
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_a_population_has_the_losses_of_eager_adamw(bench, name, dtype, within):
+    agreement = bench("agreement")
+    population = agreement.population_losses(task(name), RATES, 0, STEPS, dtype)
+    eager = agreement.eager_losses(task(name), RATES, 0, STEPS, dtype)
+    assert population.shape == eager.shape == (STEPS, len(RATES))
+    assert agreement.apart(population, eager).max() < within
+    assert population[-1, -1] < 0.9 * population[0, -1]  # it trained
+
+
+@pytest.mark.parametrize("name", ["digits", "bytes"])
+def test_a_copy_does_not_see_its_neighbours(bench, name):
+    losses = bench("agreement").population_losses
+    together = losses(task(name), RATES, 0, STEPS, torch.float32)
+    alone = [losses(task(name), [rate], 0, STEPS, torch.float32) for rate in RATES]
+    np.testing.assert_array_equal(together, np.hstack(alone))
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(bench, monkeypatch):
+    """The command, without its settings of threads, which would outlast the test."""
+    module = bench("run")
+    monkeypatch.setattr(module, "use_one_thread", lambda: None)
+    return module
+
+
+def test_a_section_prints_its_bars_and_writes_them(bench, run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench("child"), "CHILDREN", 40)
+    file = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["run.py", "child", "--json", str(file)])
+    run.main()
+    assert "make_child, with fingerprint" in capsys.readouterr().out
+    section = json.loads(file.read_text("utf-8"))["sections"]["child"]
+    assert [row["start"] for row in section["rows"]] == ["adamw", "lion"]
+    assert all(type(check["passed"]) is bool for check in section["checks"])
+
+
+def test_an_unknown_section_is_named(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "zebra"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "unknown section 'zebra'; there are population, agreement, child, update" in capsys.readouterr().err
+
+
+def test_every_section_can_be_run(bench, run):
+    for file in run.SECTIONS.values():
+        section = bench(file)
+        assert section.TITLE and callable(section.measure)
+
+
+def test_a_bar_has_two_sides(bench):
+    check = bench("measure").Check
+    assert check("speed", 9.0, 8.0, at_least=True).passed and not check("speed", 7.0, 8.0, at_least=True).passed
+    assert str(check("time", 3.5, 3.0)) == "FAIL  time: 3.5 (bar <= 3)"
+
+
+def test_interleaved_times_are_a_call_each(bench):
+    measure = bench("measure")
+    times = measure.interleave({"one": lambda: sum(range(1000)), "ten": lambda: sum(range(10_000))}, 0.2, rounds=5)
+    assert times["one"].shape == (5,)
+    assert 2 < measure.ratio(times["ten"], times["one"]) < 40

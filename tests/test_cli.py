@@ -1,0 +1,304 @@
+"""The command line, as a person meets it."""
+
+import fcntl
+import importlib.util
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.proxies import tasks
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import (
+    MOMENTUM,
+    TOML,
+    alive,
+    descendants,
+    resume,
+    rows,
+    search,
+    small,
+    start_stepsmith,
+    stepsmith,
+    wait_for,
+    write_inputs,
+)
+
+QUICK = ("--config", "search.toml", "--steps", "2000", "--workers", "0")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a finished search in runs/1, and what that search said."""
+    folder = tmp_path_factory.mktemp("home")
+    write_inputs(folder)
+    done = stepsmith("search", *QUICK, "--elites", "2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture
+def fails(home, monkeypatch, capsys):
+    """Runs the command line in this process, and gives the one line that an error is."""
+    from stepsmith import cli
+
+    monkeypatch.chdir(home[0])
+
+    def run(*args: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["stepsmith", *args])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2, out + err
+        assert err.startswith("stepsmith: ") and err.count("\n") == 1, err
+        return err.removeprefix("stepsmith: ").rstrip("\n")
+
+    return run
+
+
+# --- search -------------------------------------------------------------------------------------------------
+
+
+def test_a_search_says_what_it_does_in_plain_lines_and_leaves_a_folder(home):
+    folder, done = home
+    assert done.stderr == "" and "\x1b" not in done.stdout
+    assert done.stdout.startswith("run folder runs/1; strategy evolution, from momentum.opt, seed 0, 0 workers\n")
+    for name in ("evaluations/s", "full runs/h", "cache hits", "wrongly dropped", "best fitness"):
+        assert name in done.stdout
+    assert {p.name for p in (folder / "runs" / "1").iterdir()} >= {"ledger.sqlite", "hall_of_fame.csv", "best"}
+    text = (folder / "runs" / "1" / "best" / "1.opt").read_text()
+    assert text[text.index("def ") :] in done.stdout and text.startswith("#")
+
+
+def test_the_next_search_takes_the_next_folder_and_a_finished_one_resumes_to_the_same_end(home):
+    folder, _ = home
+    table = (folder / "runs" / "1" / "hall_of_fame.csv").read_text()
+    second = stepsmith("search", *QUICK, "--elites", "0", cwd=folder)
+    assert second.stdout.startswith("run folder runs/2;")
+    assert rows(folder / "runs" / "1") == rows(folder / "runs" / "2")
+    again = stepsmith("search", "--resume", "runs/2", "--workers", "0", "--elites", "2", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "runs" / "2" / "hall_of_fame.csv").read_text() == table
+
+
+def test_options_go_before_the_file(home):
+    folder, _ = home
+    args = ("--from", "sgd", "--strategy", "random", "--space", "lion45", "--seed", "3", "--elites", "0", "--out", "x")
+    done = stepsmith("search", *QUICK, *args, cwd=folder)
+    assert done.stdout.startswith("run folder x; strategy random, from sgd, seed 3, 0 workers\n"), done.stderr
+    assert done.returncode == 0
+
+
+def test_the_hint_to_resume_is_whole_however_long_the_folder(tmp_path):
+    write_inputs(tmp_path)
+    name = "a-long-name-" * 10
+    process = start_stepsmith(
+        "search", "--config", "search.toml", "--minutes", "5", "--workers", "0", "--out", name, cwd=tmp_path
+    )
+    wait_for(lambda: _rounds(tmp_path / name) > 1, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert f"go on with: stepsmith search --resume {name}\n" in out
+    assert process.returncode == 130 and "saving; Ctrl-C again ends now" in err
+
+
+def _rounds(run: Path) -> int:
+    with suppress(Exception):
+        return rows(run)[-1][1] + 1
+    return 0
+
+
+def test_ctrl_c_saves_and_ends_and_the_run_goes_on_from_there(tmp_path):
+    """Sent to the whole group, workers too, as a terminal does."""
+    write_inputs(tmp_path)
+    config = small(tmp_path)
+    search(tmp_path / "undisturbed", config)
+    args = ("--config", "search.toml", "--from", config.start[0], "--steps", "8000", "--workers", "2", "--out", "run")
+    process = start_stepsmith("search", *args, cwd=tmp_path)
+    wait_for(lambda: _rounds(tmp_path / "run") > 0, process)
+    family = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.endswith("interrupted: all closed rounds are saved; go on with: stepsmith search --resume run\n")
+    assert err.strip() == "saving; Ctrl-C again ends now"  # no traceback of a worker
+    wait_for(lambda: not any(alive(pid) for pid in family), seconds=20)
+    before = rows(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert rows(tmp_path / "run") == rows(tmp_path / "undisturbed") != before
+
+
+def test_ctrl_c_while_workers_load_is_quiet_too(tmp_path):
+    write_inputs(tmp_path)
+    process = start_stepsmith("search", *QUICK[:-1], "2", "--out", "run", cwd=tmp_path)
+    wait_for(lambda: len(descendants(process.pid)) >= 3, process)  # two workers and the tracker of semaphores
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume run" in out
+    assert err.strip() == "saving; Ctrl-C again ends now"
+
+
+def test_ctrl_c_twice_ends_now(tmp_path):
+    """In the middle of a round that would take minutes; what was committed is as good as ever."""
+    write_inputs(tmp_path, TOML.replace("share = 0.25", "share = 4.0").replace("seeds = 2", "seeds = 400"))
+    process = start_stepsmith("search", *QUICK, "--out", "run", cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "run" / "ledger.sqlite").exists(), process)
+    assert process.stdout.readline().startswith("run folder run;")
+    lines = []
+    for _ in range(2):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.7)
+        process.send_signal(signal.SIGINT)
+        lines.append(process.stderr.readline().strip() or process.stderr.readline().strip())
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert lines == ["saving; Ctrl-C again ends now", ""]
+    resume(tmp_path / "run", minutes=0)
+
+
+@pytest.mark.parametrize("columns", [50, 100])
+def test_on_a_terminal_the_live_view_and_the_table_keep_to_its_width(tmp_path, columns):
+    write_inputs(tmp_path)
+    control, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = start_stepsmith(
+        "search", *QUICK, "--elites", "2", cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    data = b""
+    with suppress(OSError):  # the end of a terminal
+        while chunk := os.read(control, 65536):
+            data += chunk
+    os.close(control)
+    assert process.wait(30) == 0
+    shown = data.decode()
+    assert "Traceback" not in shown and "Ctrl-C: save and end" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is shown again
+    assert "Hall of fame" in re.sub(r"\s+", " ", shown)
+
+
+# --- other commands -----------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_what_a_program_is(home):
+    folder, _ = home
+    done = stepsmith("inspect", "momentum.opt", cwd=folder)
+    assert done.returncode == 0 and done.stdout.startswith(MOMENTUM)
+    assert "1 state floats" in done.stdout and "w <- w - " in done.stdout and "beta = 0.9" in done.stdout
+
+
+def test_inspect_and_export_take_rows_of_a_run(home, monkeypatch):
+    folder, _ = home
+    best = stepsmith("inspect", "runs/1:best", cwd=folder).stdout
+    file = load(folder / "runs" / "1" / "best" / "1.opt")
+    assert Program.parse(best.split("\n\n")[0]) == file
+    assert stepsmith("inspect", "runs/1:0", cwd=folder).stdout.split("\n")[0].startswith("def momentum(")
+    done = stepsmith("export", "runs/1:best", "--to", "torch", "-o", "found.py", cwd=folder)
+    assert done.stdout == "wrote found.py\n"
+    spec = importlib.util.spec_from_file_location("found", folder / "found.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "found", module)
+    spec.loader.exec_module(module)
+    made = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, torch.optim.Optimizer)]
+    optimizer_class = next(c for c in made if c is not torch.optim.Optimizer)
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = optimizer_class([weight])
+    weight.grad = torch.tensor([1.0, -2.0, 0.5])
+    optimizer.step()
+    assert torch.isfinite(weight).all() and not torch.equal(weight.detach(), torch.ones(3))
+
+
+def test_list_names_programs_tasks_and_spaces(home):
+    shown = stepsmith("list", cwd=home[0]).stdout
+    assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= set(shown.replace(";", " ").split())
+
+
+def test_help_is_given_without_loading_anything_heavy(tmp_path):
+    code = "import sys, stepsmith.cli as c; c.app(['--help'], standalone_mode=False); print('torch' in sys.modules)"
+    done = stepsmith_python(code, tmp_path)
+    assert "search" in done and done.endswith("False\n")
+
+
+def stepsmith_python(code: str, folder: Path) -> str:
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def test_misspelt_names_on_the_command_line_get_a_hint(fails):
+    assert fails("searhc") == "unknown command 'searhc'; did you mean 'search'?"
+    assert fails("search", "--from", "loin") == "start: unknown program 'loin'; did you mean 'lion'?"
+    assert fails("search", "--space", "lion54") == "space: unknown space 'lion54'; did you mean 'lion45'?"
+    assert "'evolution', 'random' or 'constants'" in fails("search", "--strategy", "evolve")
+    assert "--steps" in fails("search", "--stepz", "3")
+    assert fails("export", "lion", "--to", "troch") == "unknown form 'troch'; did you mean 'torch'?"
+    assert fails("inspect", "runs/1:999999").startswith("runs/1: no child '999999'; write best, or a number")
+    assert fails("inspect", "runs/7:best")
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("tournamnt = 3", "search.toml: unknown option 'tournamnt'; did you mean 'tournament'?"),
+        ("[[stages]]\ntasks = ['quadratic']\nsead = 3", "search.toml: unknown option 'sead'; did you mean 'seeds'?"),
+        ("[[stages]]\ntasks = ['quadratik']", "search.toml: stages.0.tasks: unknown task 'quadratik': did you mean"),
+        ("held_out = ['digit']", "search.toml: held_out: unknown task 'digit': did you mean 'digits'?"),
+        ("round = 'many'", "search.toml: round: "),
+        ("steps = 0", "search.toml: steps: "),
+        ("stages = []", "search.toml: stages: "),
+        ("space = lion45", "search.toml: Invalid value (at line 1, column 9)"),
+        ("start = ['x.opt']", "search.toml: start: cannot read 'x.opt': No such file or directory"),
+        ("held_out = ['quadratic_steep']", "task 'quadratic_steep' has no AdamW curve; make one: python benchmarks"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path, toml, words):
+    from stepsmith.evaluator.curve import NoCurve
+    from stepsmith.search.config import ConfigError, read_config
+    from stepsmith.search.run import create_run
+
+    path = tmp_path / "search.toml"
+    path.write_text(toml)
+    quick = {} if "stages" in toml else {"stages": ({"tasks": ["quadratic"]},)}
+    with pytest.raises((ConfigError, NoCurve)) as caught:
+        create_run(tmp_path / "run", read_config(path, {"start": None if "start" in toml else ("sgd",)} | quick))
+    message = str(caught.value).replace(f"{tmp_path}/", "")
+    assert message.startswith(words) and "\n" not in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_file_on_the_command_line_is_one_line(fails):
+    folder = Path()
+    (folder / "wrong.toml").write_text("tournamnt = 3\n")
+    shown = fails("search", "--config", "wrong.toml")
+    assert shown == "wrong.toml: unknown option 'tournamnt'; did you mean 'tournament'?"
+    assert fails("search", "--config", "none.toml") == "none.toml: No such file or directory"
+    (folder / "wrong.opt").write_text("def f(w, g, lr):\n    return lr * sgin(g)\n")
+    shown = fails("search", "--config", "search.toml", "--from", "wrong.opt")
+    assert "wrong.opt:2:17: " in shown and "did you mean 'sign'?" in shown
+
+
+def test_numbers_that_make_no_sense_are_refused(fails):
+    for option, value in (("--workers", "-1"), ("--elites", "-1"), ("--minutes", "-1"), ("--steps", "x")):
+        assert option in fails("search", *QUICK, option, value)
+    assert fails("search", *QUICK, "--seed", "-1").startswith("search.toml: seed: ")
+
+
+def test_a_resumed_run_keeps_its_own_options(fails):
+    shown = fails("search", "--resume", "runs/1", "--seed", "4", "--from", "sgd", "--out", "y")
+    assert shown == "--resume goes on with the run's own configuration; leave out --from, --seed, --out"
+    assert fails("search", "--resume", "runs/0") == "runs/0: no run here (no ledger.sqlite)"

@@ -1,0 +1,181 @@
+"""Executors change no result, and a program that harms its worker is found, named and set aside."""
+
+import os
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from stepsmith.evaluator.curve import LOWEST, NoCurve
+from stepsmith.evaluator.executors import Dispatcher, Done, Inline, Processes, make_executor
+from stepsmith.evaluator.fitness import Job, Trial, evaluate
+
+sys.path.append(str(Path(__file__).parent))  # workers get it too, and find the work there by name
+
+from search_tools import GUILTY, PIDS, alive, descendants, dying, dying_once, hanging, raising, wait_for
+
+TRIAL = Trial(("quadratic",), share=0.125, seeds=(0, 1))
+PROGRAMS = tuple(f"def sgd(w, g, lr={lr}):\n    return lr * g\n" for lr in (0.6, 0.9, GUILTY, 1.2, 0.3))
+JOB = Job(PROGRAMS, TRIAL)
+BAD = 2  # the place of the guilty one
+
+
+def done(dispatcher: Dispatcher, *jobs: Job) -> list[Done]:
+    """The jobs brought to an end, in order of submission."""
+    tickets = [dispatcher.submit([p or "" for p in job.programs], job) for job in jobs]
+    ended: dict[int, Done] = {}
+    while len(ended) < len(jobs):
+        ended |= {d.ticket: d for d in dispatcher.finished()}
+    return [ended[t] for t in tickets]
+
+
+@pytest.fixture
+def processes():
+    """Makes process executors and closes them."""
+    made = []
+
+    def make(workers: int, **options) -> Dispatcher:
+        made.append(Processes(workers, **options))
+        return Dispatcher(made[-1])
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_give_the_scores_of_this_process(processes, workers):
+    jobs = [JOB, Job(PROGRAMS[:2], Trial(("digits",), share=0.125)), JOB]
+    here = [d.scores for d in done(Dispatcher(Inline()), *jobs)]
+    assert [d.scores for d in done(processes(workers), *jobs)] == here
+    assert here[0] == evaluate(JOB)
+    assert all(s.fitness > LOWEST for scores in here for s in scores[:2])
+
+
+def test_reports_name_the_worker_and_its_time(processes):
+    [ended] = done(processes(1), JOB)
+    [report] = ended.reports
+    assert report.worker != os.getpid() and report.seconds > 0 and report.host
+
+
+@pytest.mark.parametrize(
+    ("work", "timeout", "words"),
+    [
+        (dying, 60, "its worker died"),
+        (hanging, 1.0, "its worker hung"),
+        (raising, 60, "ZeroDivisionError: one over none"),
+    ],
+    ids=["dies", "hangs", "raises"],
+)
+def test_the_guilty_program_is_set_aside_and_the_others_are_scored(
+    processes, monkeypatch, tmp_path, work, timeout, words
+):
+    monkeypatch.setenv(PIDS, str(tmp_path / "pids"))
+    dispatcher = processes(1, timeout=timeout, work=work)
+    [ended] = done(dispatcher, JOB)
+    fair = evaluate(JOB)
+    assert ended.scores[BAD].reason == f"set aside: {words}"
+    assert (ended.scores[BAD].program, ended.scores[BAD].fitness) == (PROGRAMS[BAD], LOWEST)
+    assert [s for i, s in enumerate(ended.scores) if i != BAD] == [s for i, s in enumerate(fair) if i != BAD]
+    assert [GUILTY in fault for fault in ended.faults] == [True]
+    met = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(met) >= 3  # tried again, split, named
+    if work is not raising:
+        wait_for(lambda: not any(alive(pid) for pid in met), seconds=10)
+    [after] = done(dispatcher, Job(PROGRAMS[:2], TRIAL))  # the executor is as good as before
+    assert after.scores == evaluate(Job(PROGRAMS[:2], TRIAL)) and not after.faults
+
+
+def test_an_exception_in_this_process_is_set_aside_too():
+    [ended] = done(Dispatcher(Inline(raising)), JOB)
+    assert [bool(s.reason) for s in ended.scores] == [i == BAD for i in range(len(PROGRAMS))]
+
+
+def test_a_worker_that_died_by_accident_costs_nothing_but_a_retry(processes, monkeypatch, tmp_path):
+    monkeypatch.setenv(PIDS, str(tmp_path / "pids"))
+    [ended] = done(processes(1, work=dying_once), JOB)
+    assert ended.scores == evaluate(JOB) and not ended.faults
+
+
+def test_a_worker_that_dies_idle_is_replaced(processes):
+    """The pool calls that broken; it makes way for a new one."""
+    dispatcher = processes(1)
+    [first] = done(dispatcher, JOB)
+    os.kill(first.reports[0].worker, 9)
+    time.sleep(0.5)
+    [second] = done(dispatcher, JOB)
+    assert second.scores == first.scores and not second.faults
+
+
+def test_our_own_complaints_are_no_programs_fault(processes):
+    job = Job(PROGRAMS, Trial(("quadratic_steep",)))
+    for dispatcher in (Dispatcher(Inline()), processes(1)):
+        with pytest.raises(NoCurve, match="'quadratic_steep' has no AdamW curve"):
+            done(dispatcher, job)
+
+
+def test_jobs_that_end_out_of_order_keep_their_own_scores():
+    class Backwards:
+        """Runs a job when the next one comes."""
+
+        def __init__(self):
+            self.waiting = []
+
+        def submit(self, job):
+            future = Future()
+            self.waiting.append((future, job))
+            if len(self.waiting) == 2:
+                for f, j in reversed(self.waiting):
+                    f.set_result(Inline().submit(j).result())
+            return future
+
+    jobs = [JOB, Job(PROGRAMS[::-1], TRIAL)]
+    assert [d.scores for d in done(Dispatcher(Backwards()), *jobs)] == [evaluate(j) for j in jobs]
+
+
+def test_abandoned_jobs_never_come_back(processes):
+    dispatcher = processes(1)
+    dispatcher.submit(PROGRAMS, JOB)
+    dispatcher.abandon()
+    assert list(dispatcher.finished(timeout=0)) == []
+    [ended] = done(dispatcher, JOB)
+    assert ended.scores == evaluate(JOB)
+
+
+def test_closing_leaves_no_worker(processes):
+    dispatcher = processes(2, work=hanging)
+    dispatcher.submit(PROGRAMS, JOB)
+    wait_for(lambda: len(workers()) >= 2)
+    dispatcher.executor.close()
+    wait_for(lambda: not workers(), seconds=10)
+
+
+def workers() -> set[int]:
+    """Worker processes of this one."""
+    found = set()
+    for pid in descendants(os.getpid()):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"spawn_main" in command and alive(pid):
+            found.add(pid)
+    return found
+
+
+def test_work_in_this_process_leaves_its_arithmetic_as_it_was():
+    """Denormal floats are 0 while a job trains; children are bred in the same process and must not see that."""
+    import numpy as np
+
+    tiny = np.full(64, 1e-310)
+    done(Dispatcher(Inline()), JOB)
+    assert (tiny * 0.5 > 0).all()
+
+
+def test_no_workers_means_this_process():
+    assert isinstance(make_executor(0), Inline)
+    two = make_executor(2)
+    assert isinstance(two, Processes) and two.workers == 2
+    two.close()

@@ -1,0 +1,400 @@
+"""The search improves programs, keeps to its rules, and shows nothing that it has not measured again."""
+
+import csv
+import itertools
+import sys
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.dsl.cost import Cost
+from stepsmith.dsl.keys import behaviour
+from stepsmith.evaluator import tune
+from stepsmith.evaluator.curve import LOWEST
+from stepsmith.evaluator.executors import Dispatcher, Inline
+from stepsmith.evaluator.fitness import Job, Score, evaluate
+from stepsmith.evaluator.statistics import Interval, geometric_interval
+from stepsmith.report.elites import elite_rows, write_elites
+from stepsmith.search import elites as elites_module
+from stepsmith.search.breed import make_child, make_start, start_member
+from stepsmith.search.config import SearchConfig, Stage
+from stepsmith.search.elites import PICK_SEEDS, SHOWN_SEEDS, Elite, pareto, rescore
+from stepsmith.search.found import load_any
+from stepsmith.search.ledger import Child, LedgerError
+from stepsmith.search.population import Fold
+from stepsmith.search.strategies import Evolution
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import MOMENTUM, ONE_STAGE, children, search, small
+
+SGD = "def sgd(w, g, lr=0.5):\n    return lr * g\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run: its folder, rows by number, and fold."""
+    folder = tmp_path_factory.mktemp("search")
+    fold = search(folder / "run", small(folder, steps=20_000, audit=0.3))
+    return folder / "run", {c.child: c for c in children(folder / "run")}, fold
+
+
+def parsed(row: Child) -> Program:
+    return Program.parse(row.program)
+
+
+def source(rows: dict[int, Child], row: Child) -> Child:
+    """The row that was trained for a row."""
+    return row if row.alias_of is None else rows[row.alias_of]
+
+
+def scale(row: Child) -> float:
+    """The RMS of a scored row's update on the probe, at the learning rate that training found."""
+    return behaviour(Program.parse(row.final)).rms
+
+
+# --- strategies ---------------------------------------------------------------------------------------------
+
+
+def test_evolution_improves_on_a_badly_tuned_start(run):
+    _, rows, fold = run
+    start = rows[0]
+    assert start.edit == "start" and parsed(start) == Program.parse(MOMENTUM)
+    assert fold.best.fitness > start.fitness + 0.25 > 1
+    assert fold.best.fitness == max(c.fitness for c in rows.values() if c.scored)
+
+
+def test_children_descend_from_children(run):
+    _, rows, _ = run
+
+    def depth(row: Child) -> int:
+        return 0 if row.parent is None else 1 + depth(rows[row.parent])
+
+    assert max(depth(r) for r in rows.values()) > 3
+    for row in rows.values():
+        assert row.parent is None or source(rows, rows[row.parent]).scored
+        assert row.parent is None or rows[row.parent].round <= row.round - 2  # the delay
+
+
+def test_random_chains_never_select(tmp_path):
+    search(tmp_path / "run", small(tmp_path, strategy="random", stages=ONE_STAGE, steps=1500))
+    rows = children(tmp_path / "run")
+    assert {r.parent for r in rows} == {None}
+    assert max(r.edit.count("+") for r in rows) > 5
+
+
+def test_constants_changes_numbers_alone(tmp_path):
+    fold = search(tmp_path / "run", small(tmp_path, strategy="constants", stages=ONE_STAGE, steps=2500))
+    rows = children(tmp_path / "run")
+    trained = [parsed(r) for r in rows if r.scores]
+    assert {tuple(s.op for s in p.statements) for p in trained} == {("interp", "multiply")}
+    assert len({tuple(p.constants()) for p in trained}) == len(trained) > 50
+    assert fold.best.fitness > rows[0].fitness
+
+
+# --- children -----------------------------------------------------------------------------------------------
+
+
+def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed(run):
+    _, rows, fold = run
+    kept, changed = 0, 0
+    for row in rows.values():
+        if row.edit == "start" or row.rms is None:
+            continue
+        parent = scale(source(rows, rows[row.parent])) if row.parent is not None else fold.starts[0].rms
+        if set(row.edit.split("+")) == {"constant"}:
+            changed += row.rms != pytest.approx(parent, rel=1e-3)
+            continue
+        program = parsed(row)
+        if behaviour(program.with_lr(2 * program.peak)).rms == pytest.approx(2 * row.rms, rel=1e-9):
+            kept += 1
+            assert row.rms == pytest.approx(parent, rel=1e-6)
+            assert behaviour(program).rms == pytest.approx(parent, rel=1e-6)
+    assert kept > 30 and changed > 10
+
+
+def test_a_child_depends_on_its_number_and_the_fold_alone(run):
+    _, _, fold = run
+    strategy = Evolution(fold.config)
+    alone = make_child(1234, 40, fold, strategy, {})
+    others = [make_child(k, 40, fold, strategy, {}) for k in (7, 1233, 1235)]
+    assert make_child(1234, 40, fold, Evolution(fold.config), {}) == alone
+    assert alone not in others
+
+
+def test_no_program_is_trained_twice(run):
+    _, rows, _ = run
+    trained = [r.identity for r in rows.values() if r.scores]
+    assert len(trained) == len(set(trained))
+    aliases = [r for r in rows.values() if r.alias_of is not None]
+    assert len(aliases) > 20
+    for row in aliases:
+        assert row.alias_of < row.child and rows[row.alias_of].identity == row.identity and not row.steps
+    assert all(r.reason.startswith("rejected: ") for r in rows.values() if not r.scores and r.alias_of is None)
+
+
+def test_an_alias_inherits_the_score_and_moves_weights_as_its_source_does(tmp_path):
+    """The source was found better at three times its learning rate; its twin was written at another."""
+    config = small(tmp_path)
+    first = make_start(0, Program.parse(MOMENTUM), {})
+    text = "def twin(w, g, m, lr=0.5):\n    m = g * 0.1 + m * 0.9\n    return m * lr, m\n"
+    twin = make_start(1, Program.parse(text), {first.identity: 0})
+    assert twin.alias_of == 0
+    raised = str(Program.parse(MOMENTUM).with_lr(1.8))
+    score = {"fitness": 0.7, "dropped": False}
+    fold = Fold(config, [start_member(Program.parse(SGD))])
+    fold.add_round([replace(first, scores=(score, score), final=raised, fitness=0.7), twin])
+    original, copy = list(fold.members)[1:]
+    assert (original.fitness, copy.fitness) == (0.7, 0.7)
+    assert copy.text == text and copy.child == 1
+    assert behaviour(copy.program).rms == pytest.approx(behaviour(Program.parse(raised)).rms)
+    assert copy.rms == pytest.approx(original.rms)
+    assert copy.program.peak == pytest.approx(1.8)
+
+
+def test_an_alias_of_one_that_failed_enters_no_population(tmp_path):
+    fold = Fold(small(tmp_path), [start_member(Program.parse(SGD))])
+    failed = make_start(0, Program.parse(MOMENTUM), {})
+    alias = replace(failed, child=1, alias_of=0)
+    fold.add_round([replace(failed, reason="failed: NaN", scores=({"fitness": LOWEST, "dropped": True},)), alias])
+    assert [m.child for m in fold.members] == [None]
+
+
+# --- stages -------------------------------------------------------------------------------------------------
+
+
+def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):
+    """Worked out again from the rows: at breeding of round r the fold holds the rounds up to r - delay."""
+    _, rows, fold = run
+    config, drops = fold.config, 0
+    for number in range(fold.rounds):
+        past = [r for r in rows.values() if r.round <= number - config.delay and r.scores]
+        scores = [r.scores[0]["fitness"] for r in past][-400:]
+        bar = np.quantile(scores, config.stages[0].drop) if len(scores) >= 20 else 0.0
+        bar = max(bar, np.nextafter(LOWEST, 1))
+        for row in (r for r in rows.values() if r.round == number and r.scores):
+            good = row.scores[0]["fitness"] >= bar
+            assert row.scores[0]["dropped"] != good
+            assert good or row.reason.startswith(("dropped: stage 1", "failed: "))
+            drops += row.reason.startswith("dropped: stage 1")
+    assert drops > 10
+
+
+def test_scored_rows_passed_every_stage_and_others_are_no_parents(run):
+    _, rows, fold = run
+    for row in rows.values():
+        assert row.scored == (len(row.scores) == 2 and not row.reason)
+        assert not row.scored or row.fitness == row.scores[-1]["fitness"] > LOWEST
+    assert all(m.child is None or source(rows, rows[m.child]).scored for m in fold.members)
+    assert len(fold.members) == fold.config.population
+
+
+def test_the_best_learning_rate_stands_in_the_final_text(run):
+    _, rows, _ = run
+    factors = {round(Program.parse(r.final).peak / parsed(r).peak, 6) for r in rows.values() if len(r.scores) == 2}
+    assert factors == {0.3, 1.0, 3.0}
+
+
+def test_steps_are_counted_as_they_were_trained(run):
+    _, rows, fold = run
+    cost = (25, 3 * 2 * 50)
+    for row in rows.values():
+        assert row.steps == sum(cost[: len(row.scores)])
+    assert fold.steps == sum(r.steps for r in rows.values()) >= fold.config.steps
+
+
+def test_audited_children_run_to_the_end_and_are_counted(run):
+    _, rows, fold = run
+    dropped = [r for r in rows.values() if r.reason.startswith("dropped: stage 1")]
+    audited = [r for r in dropped if r.audited]
+    assert 0.1 < len(audited) / len(dropped) < 0.5  # 0.3 of them are drawn
+    assert fold.counts["audited"] == len(audited) >= fold.wrongly_dropped
+    assert all(len(r.scores) == 2 and r.fitness is not None and not r.scored for r in audited)
+    assert all(len(r.scores) == 1 and r.fitness is None for r in dropped if not r.audited)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_none_or_all_of_the_dropped_are_audited(tmp_path, share):
+    search(tmp_path / "run", small(tmp_path, audit=share, steps=5000))
+    dropped = [r for r in children(tmp_path / "run") if r.reason.startswith("dropped")]
+    assert dropped and all(r.audited == bool(share) for r in dropped)
+
+
+def test_an_audit_changes_no_hurdle(tmp_path):
+    """What an audited child did later says nothing about those that came through."""
+    search(tmp_path / "run", small(tmp_path, audit=1.0, steps=5000))
+    config = small(tmp_path, audit=1.0)
+    folds = [Fold(config, [start_member(Program.parse(MOMENTUM))]) for _ in range(2)]
+    rows = children(tmp_path / "run")
+    folds[0].add_round(rows)
+    folds[1].add_round([replace(r, scores=r.scores[:1]) if r.audited else r for r in rows])
+    assert [folds[0].threshold(s) for s in (0, 1)] == [folds[1].threshold(s) for s in (0, 1)]
+    assert folds[0].recent == folds[1].recent
+
+
+def test_without_progress_the_search_starts_anew(tmp_path):
+    config = small(tmp_path, patience=3, population=5)
+    fold = Fold(config, [start_member(Program.parse(SGD))])
+    row = make_start(0, Program.parse(MOMENTUM), {})
+    score = {"fitness": 0.5, "dropped": False}
+    found = replace(row, scores=(score, score), final=row.program, fitness=0.5)
+    worse = replace(found, fitness=0.4)
+    fold.add_round([found])
+    sizes = []
+    for number in range(1, 8):
+        fold.add_round([replace(worse, child=number, round=number)])
+        sizes.append(len(fold.members))
+    assert fold.restarts == 2 and fold.best.fitness == 0.5
+    assert sizes == [3, 4, 1, 2, 3, 1, 2]  # anew from the best, then from the start programs
+    assert fold.members == deque([fold.starts[0], fold.members[1]])
+
+
+# --- elites -------------------------------------------------------------------------------------------------
+
+
+def test_seeds_that_are_shown_were_never_used_before():
+    configs = [
+        SearchConfig(start=("sgd",)),
+        SearchConfig(start=("sgd",), stages=tuple(Stage(tasks=("quadratic",), seeds=50) for _ in range(8))),
+    ]
+    for config in configs:
+        used = [config.trial(i).seeds for i in range(len(config.stages))]
+        used += [PICK_SEEDS, SHOWN_SEEDS, tune.PICK_SEEDS, tune.SHOWN_SEEDS]
+        assert len(set(itertools.chain(*used))) == sum(map(len, used))
+
+
+class Spy(Inline):
+    """Runs jobs here and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Job] = []
+
+    def submit(self, job: Job):
+        self.jobs.append(job)
+        return super().submit(job)
+
+
+@pytest.fixture(scope="module")
+def elites(run):
+    """Elites of the run, and the jobs that re-scored them; digits stands for a held-out task."""
+    _, _, fold = run
+    spy, patch = Spy(), pytest.MonkeyPatch()
+    patch.setattr(elites_module, "SHOWN_SEEDS", SHOWN_SEEDS[:4])
+    config = fold.config.model_copy(update={"held_out": ("digits",)})
+    found = rescore(replace(fold, config=config), Dispatcher(spy), 5)
+    patch.undo()
+    return found, spy.jobs
+
+
+def test_elites_are_scored_again_from_their_text_on_seeds_the_search_never_saw(run, elites):
+    _, rows, fold = run
+    found, jobs = elites
+    used = {s for i in range(len(fold.config.stages)) for s in fold.config.trial(i).seeds}
+    seeds = {s for job in jobs for s in job.trial.seeds}
+    assert seeds == {*PICK_SEEDS, *SHOWN_SEEDS[:4]} and not seeds & used
+    for elite in found:
+        assert elite.program == rows[elite.child].final and rows[elite.child].scored
+        again = [
+            evaluate(Job((elite.program,), replace(fold.config.trial(1), share=1.0, seeds=(s,), lr_factors=(1.0,))))[0]
+            for s in SHOWN_SEEDS[:4]
+        ]
+        interval = geometric_interval([s.fitness for s in again], looked_at=len(found))
+        assert elite.seen.mean == pytest.approx(interval.mean, rel=1e-3)
+        assert elite.seen.low == pytest.approx(interval.low, rel=1e-2)
+
+
+def test_elites_are_ranked_by_fresh_seeds_and_every_number_of_states_keeps_its_best(run, elites):
+    _, rows, _ = run
+    found, _ = elites
+    means = [e.seen.mean for e in found]
+    assert means == sorted(means, reverse=True)
+    states = {r.state for r in rows.values() if r.scored and r.state <= 2}
+    assert {0, 1} <= states == {e.cost.state for e in found}
+
+
+def test_on_a_held_out_task_the_learning_rate_is_picked_on_other_seeds_than_those_shown(elites):
+    _, jobs = elites
+    held_out = [job.trial for job in jobs if job.trial.tasks == ("digits",)]
+    moving = [t for t in held_out if len(t.lr_factors) > 1]
+    assert moving and all(set(t.seeds) <= set(PICK_SEEDS) for t in moving)
+    fixed = [t for t in held_out if len(t.lr_factors) == 1]
+    assert {s for t in fixed for s in t.seeds} == set(SHOWN_SEEDS[:4])
+
+
+def test_the_run_folder_holds_the_elites(run, elites):
+    folder, rows, _ = run
+    found, _ = elites
+    write_elites(folder, found)
+    write_elites(folder, found[:-1])  # nothing of an earlier end stays
+    with open(folder / "hall_of_fame.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == elite_rows(found[:-1])
+    files = sorted((folder / "best").iterdir())
+    assert [f.name for f in files] == [f"{i}.opt" for i in range(1, len(found))]
+    for file, elite in zip(files, found, strict=False):
+        assert load(str(file)) == Program.parse(elite.program)
+    assert load_any(f"{folder}:best") == Program.parse(found[0].program)
+    number = found[0].child
+    assert load_any(f"{folder}:{number}") == Program.parse(rows[number].final)
+
+
+def test_a_run_without_elites_has_a_best_row(tmp_path):
+    search(tmp_path / "run", small(tmp_path, steps=1, stages=ONE_STAGE))
+    best = max((c for c in children(tmp_path / "run") if c.scored), key=lambda c: c.fitness)
+    assert load_any(f"{tmp_path}/run:best") == Program.parse(best.final)
+    with pytest.raises(LedgerError, match=r"no child '999999'; write best, or a number from 0 to [0-9]+$"):
+        load_any(f"{tmp_path}/run:999999")
+    for name in ("²", "-1", "1.5", "beast", ""):
+        with pytest.raises(LedgerError, match="no child"):
+            load_any(f"{tmp_path}/run:{name}")
+
+
+def test_a_program_that_kills_its_worker_while_shown_does_not_take_the_others_along(run, elites):
+    """Set aside on one seed of several."""
+    _, _, fold = run
+    guilty = elites[0][0].program
+
+    def flaky(job: Job) -> list[Score]:
+        if job.trial.seeds == (SHOWN_SEEDS[1],) and guilty in job.programs:
+            raise MemoryError("too much")
+        return evaluate(job)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(elites_module, "SHOWN_SEEDS", SHOWN_SEEDS[:3])
+    try:
+        found = rescore(fold, Dispatcher(Inline(flaky)), 5)
+    finally:
+        patch.undo()
+    assert len(found) >= 4
+    assert [e for e in found if e.program == guilty and e.beats_adamw] == []
+
+
+def test_the_front_is_what_nothing_beats_in_everything_at_once():
+    random = np.random.default_rng(0)
+    every = [
+        Elite(i, "", 0.0, Cost(int(s), float(o), 0, int(n)), Interval(float(f), 0, 0), {})
+        for i, (s, o, n, f) in enumerate(random.integers(0, 4, (60, 4)))
+    ]
+
+    def beats(a: Elite, b: Elite) -> bool:
+        """As good in each, better in one."""
+        pairs = [(a.seen.mean, b.seen.mean), (-a.cost.state, -b.cost.state),
+                 (-a.cost.operations, -b.cost.operations), (-a.cost.statements, -b.cost.statements)]  # fmt: skip
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+    front = pareto(every)
+    assert front == [e for e in every if not any(beats(other, e) for other in every)]
+    assert 0 < len(front) < 60
+
+
+def test_to_beat_adamw_every_interval_must_lie_above_it():
+    sure, unsure = Interval(1.2, 1.01, 1.4), Interval(1.2, 0.99, 1.4)
+    elite = Elite(0, "", 0.0, Cost(1, 1.0, 0, 1), sure, {"other": sure})
+    assert elite.beats_adamw
+    assert not replace(elite, seen=unsure).beats_adamw
+    assert not replace(elite, held_out={"other": unsure}).beats_adamw
