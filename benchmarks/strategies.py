@@ -25,7 +25,7 @@ RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 
 def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher) -> dict[str, object]:
     """One search and what it found, as a row of the record."""
-    config = SearchConfig(strategy=strategy, seed=seed, steps=steps, start=(start,))  # type: ignore[arg-type]
+    config = SearchConfig(strategy=strategy, seed=seed, steps=steps, start=(start,))
     with tempfile.TemporaryDirectory() as folder:
         ledger = create_run(Path(folder), config)
         fold = run_search(ledger, config, dispatcher)

@@ -76,14 +76,21 @@ class Curve:
         """
         if math.isnan(loss):
             return 0.0
-        x = np.log2([p.steps for p in self.points])
-        y = np.asarray(isotonic_regression([p.loss for p in self.points], increasing=False).x)
-        y = y - 1e-9 * np.arange(len(y))  # strictly falling, so that flat stretches have one answer
+        x, y = self._fit()
         if loss > y[0]:
             return float(2 ** (x[0] - (loss - y[0]) * _slope(x[:2], y[:2])))
         if loss < y[-1]:
             return float(2 ** (x[-1] + (y[-1] - loss) * _slope(x[-2:], y[-2:])))
         return float(2 ** np.interp(-loss, -y, x))
+
+    def _fit(self) -> tuple[np.ndarray, np.ndarray]:
+        """log2 steps and losses that fall strictly, so that flat stretches have one answer."""
+        y = np.asarray(isotonic_regression([p.loss for p in self.points], increasing=False).x)
+        return np.log2([p.steps for p in self.points]), y - 1e-9 * np.arange(len(y))
+
+    def fitted(self, steps: int) -> float:
+        """The curve's own loss in nats at one of its points."""
+        return float(self._fit()[1][self.points.index(self.point(steps))])
 
     def speedup(self, loss: float, steps: int) -> float:
         """AdamW-equivalent steps over own steps, clipped to [1/32, 4].

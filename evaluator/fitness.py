@@ -66,7 +66,7 @@ def evaluate(job: Job) -> list[Score]:
             continue
         columns = range(index * len(variants), (index + 1) * len(variants))
         each = [_score(str(v), table, c, trial) for v, c in zip(variants, columns, strict=True)]
-        scores.append(max(each, key=lambda score: score.fitness))
+        scores.append(max(each, key=lambda score: (score.fitness, -_total(score))))
     return scores
 
 
@@ -76,6 +76,12 @@ def _at_factors(text: str | None, factors: Sequence[float]) -> list[Program | No
         return [None] * len(factors)
     program = Program.parse(text)
     return [program.with_lr(program.peak * factor) if factor != 1 else program for factor in factors]
+
+
+def _total(score: Score) -> float:
+    """Summed losses, which tell apart scores that are clipped alike; a failed run is infinitely bad."""
+    total = sum(loss for row in score.losses for loss in row)
+    return math.inf if math.isnan(total) else total
 
 
 def _steps(task: Task, share: float) -> int:
@@ -97,7 +103,7 @@ def _train_paired(
 
 
 def _paired(outcome: Outcome, adamw: Outcome, curve: Curve, steps: int) -> tuple[float, float, str]:
-    luck = 0.0 if adamw.failed else adamw.loss - curve.point(steps).loss
+    luck = 0.0 if adamw.failed else adamw.loss - curve.fitted(steps)
     return curve.speedup(outcome.loss - luck, steps), outcome.loss, outcome.reason
 
 

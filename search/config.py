@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -13,6 +13,7 @@ from ..dsl.ops import SPACES
 from ..evaluator.fitness import Trial
 from ..proxies import task
 from .found import load_any
+from .strategies import STRATEGIES
 
 
 class ConfigError(ValueError):
@@ -28,7 +29,7 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     tasks: tuple[str, ...]
     share: float = Field(1.0, gt=0, description="of the tasks' budgets, a run of its own with full decay")
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=1000)
     lr_factors: tuple[float, ...] = (1.0,)
     drop: float = Field(0.5, ge=0, lt=1, description="quantile of recent scores below which a child is dropped")
 
@@ -63,11 +64,11 @@ class SearchConfig(BaseModel):
     start: tuple[str, ...] = Field(
         ("adamw@bytes_b64",), description="programs to evolve from; adamw@TASK is AdamW as tuned there"
     )
-    strategy: Literal["evolution", "random", "constants"] = "evolution"
+    strategy: str = Field("evolution", description="how parents are chosen: evolution, random or constants")
     space: str = Field("elementwise", description="ops that mutation may write")
     seed: int = Field(0, ge=0)
     steps: int | None = Field(None, ge=1, description="stop after this many training steps of children")
-    stages: tuple[Stage, ...] = Field(DEFAULT_STAGES, min_length=1)
+    stages: tuple[Stage, ...] = Field(DEFAULT_STAGES, min_length=1, max_length=8)
     population: int = Field(100, ge=2)
     tournament: int = Field(10, ge=1)
     edits: float = Field(1.3, ge=1, description="mean number of edits between parent and child")
@@ -76,6 +77,13 @@ class SearchConfig(BaseModel):
     patience: int = Field(60, ge=1, description="rounds without a better program before a restart")
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, name: str) -> str:
+        if name not in STRATEGIES:
+            raise ValueError(f"unknown strategy {name!r}; {did_you_mean(name, STRATEGIES)}")
+        return name
 
     @field_validator("space")
     @classmethod
@@ -125,7 +133,7 @@ def _one_line(error: ValidationError, path: Path | None) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        fields = Stage.model_fields if place.startswith("stages") else SearchConfig.model_fields
+        fields = Stage.model_fields if place.startswith("stages.") else SearchConfig.model_fields
         message = f"unknown option {first['loc'][-1]!r}; {did_you_mean(str(first['loc'][-1]), fields)}"
     else:
         message = f"{place}: {first['msg'].removeprefix('Value error, ')}"

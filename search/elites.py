@@ -55,7 +55,7 @@ def rescore(
     order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)
     chosen = _with_niches([candidates[i] for i in order], count)
     texts = [c.final for c in chosen]
-    tell(f"showing {len(chosen)} on {len(SHOWN_SEEDS)} more seeds and on {', '.join(fold.config.held_out)}")
+    tell(f"showing {len(chosen)} on {len(SHOWN_SEEDS)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = _trials(dispatcher, texts, Trial(tasks, seeds=SHOWN_SEEDS))
     held_out = {name: _held_out(dispatcher, texts, name) for name in fold.config.held_out}
     elites = []
@@ -101,11 +101,11 @@ def _candidates(fold: Fold) -> list[Child]:
 
 
 def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:
-    """The first `count`, of which `each` of every number of states, in rank order."""
+    """`count` in rank order: the first of all, then `each` of every number of states, then the next best."""
     niches = [c for states in range(3) for c in [c for c in ranked if c.state == states][:each]]
-    rest = [c for c in ranked if c not in niches]
-    chosen = niches + rest[: max(0, count - len(niches))]
-    return [c for c in ranked if c in chosen]
+    order = {c.child: c for c in [*ranked[:1], *niches, *ranked]}
+    chosen = list(order)[:count]
+    return [c for c in ranked if c.child in chosen]
 
 
 def _held_out(dispatcher: Dispatcher, texts: list[str], name: str) -> list[Score]:

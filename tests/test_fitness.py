@@ -136,7 +136,6 @@ def test_tuned_adamw_against_itself_is_one(name, share):
     assert score.speedups[0] == pytest.approx((1.0, 1.0), rel=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="luck is taken from the point, not from the pooled curve")
 def test_tuned_adamw_is_one_even_where_the_curve_is_not_monotone(monkeypatch):
     """The curve is pooled there: the pairing must be with the pooled value, not with the point."""
     stored = curve_of(task("quadratic"))
