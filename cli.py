@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .evaluator.executors import Dispatcher
     from .search.config import SearchConfig
     from .search.ledger import Ledger
     from .search.population import Fold
@@ -82,7 +83,8 @@ def search(
         float | None, typer.Option(min=0, help="Stop after this long [default: 8 unless --steps].")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; 0 trains in this process [default: one a core].")
+        int | None,
+        typer.Option(min=0, help="Worker processes; 0: none [default: one a core, at most `delay`]."),
     ] = None,
     elites: Annotated[int, typer.Option(min=0, help="Programs to re-score on unseen seeds at the end; 0: none.")] = 5,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder [default: runs/NUMBER].")] = None,
@@ -113,7 +115,15 @@ def search(
     if minutes is None and settings.steps is None:
         minutes = 8.0
     try:
-        _search(ledger, settings, folder, minutes, _cores() if workers is None else workers, elites, console)
+        _search(
+            ledger,
+            settings,
+            folder,
+            minutes,
+            min(_cores(), settings.delay) if workers is None else workers,
+            elites,
+            console,
+        )
     finally:
         ledger.close()
 
@@ -171,7 +181,7 @@ def _search(
             _say(console, f"interrupted: all closed rounds are saved; {resume}")
             sys.exit(130)
         elif elites:
-            _show_elites(fold, dispatcher, folder, elites, console)
+            _show_elites(fold, dispatcher, ledger, folder, elites, console)
     except KeyboardInterrupt:
         _say(console, f"interrupted while re-scoring; {resume}")
         sys.exit(130)
@@ -180,11 +190,13 @@ def _search(
             dispatcher.executor.close()
 
 
-def _show_elites(fold: Fold, dispatcher: Any, folder: Path, count: int, console: Console) -> None:
+def _show_elites(
+    fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console
+) -> None:
     from .report.elites import elite_table, write_elites
     from .search.elites import rescore
 
-    found = rescore(fold, dispatcher, count, tell=lambda text: _say(console, text))
+    found = rescore(fold, dispatcher, count, ledger.next_look(), lambda text: _say(console, text))
     if not found:
         _say(console, "no program came through all stages; search longer")
         return

@@ -12,9 +12,9 @@ import numpy as np
 
 import stepsmith
 from stepsmith.discovered import load
-from stepsmith.evaluator.curve import HORIZONS, Curve, dump, parse
+from stepsmith.evaluator.curve import HORIZONS, Curve, Point, dump, parse
 from stepsmith.evaluator.train import use_one_thread
-from stepsmith.evaluator.tune import Budget, Settings, tune
+from stepsmith.evaluator.tune import Budget, Settings, settings_of, tune
 from stepsmith.proxies import task as task_of
 
 FOLDER = Path(stepsmith.__file__).parent / "proxies" / "curves"
@@ -33,6 +33,7 @@ def make_curve(name: str, budget: Budget) -> None:
         if any(p.steps == steps for p in points):
             continue
         random = np.random.Generator(np.random.Philox(key=[7, steps]))
+        near = near or _near(points, steps)
         point, finalists = tune(task, load("adamw_clip"), steps, random, budget, near,
                                 tell=lambda text: print(text, flush=True))  # fmt: skip
         near = finalists[:4]
@@ -40,6 +41,12 @@ def make_curve(name: str, budget: Budget) -> None:
         curve = Curve(name, task.fingerprint(), tuple(sorted(points, key=lambda p: p.steps)))
         FOLDER.mkdir(exist_ok=True)
         path.write_text(dump(curve), "utf-8")
+
+
+def _near(points: list[Point], steps: int) -> list[Settings]:
+    """The settings of the nearest shorter horizon, so that a tuning that was interrupted starts where it would."""
+    shorter = [p for p in points if p.steps < steps]
+    return [settings_of(max(shorter, key=lambda p: p.steps))] if shorter else []
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -56,7 +57,7 @@ def _compile(compiler: str, source: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         text, made = Path(folder) / "source.c", Path(folder) / "made.so"
         text.write_text(source, "utf-8")
-        command = [compiler, *FLAGS, "-shared", "-fPIC", str(text), "-o", str(made), "-lm"]
+        command = [*shlex.split(compiler), *FLAGS, "-shared", "-fPIC", str(text), "-o", str(made), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -242,6 +242,15 @@ def _engine(real: str) -> Any:
     return function
 
 
+def engine_name() -> str:
+    """Which engine steps populations on the CPU here: "c", or "torch" where no compiler works."""
+    try:
+        _engine("float")
+    except CompilerMissing:
+        return "torch"
+    return "c"
+
+
 @cache
 def _notice(reason: str) -> None:
     log.warning("%s: programs run one by one through torch, several times slower", reason)

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -172,14 +172,14 @@ class Dispatcher:
         self.missing: dict[int, int] = {}
         self.tickets = 0
 
-    def submit(self, programs: Sequence[str], job: Job) -> int:
+    def submit(self, job: Job) -> int:
         """Starts a job; its ticket comes back with `finished`."""
         ticket = self.tickets
         self.tickets += 1
         lowest = tuple((LOWEST,) * len(job.trial.seeds) for _ in job.trial.tasks)  # until, or unless, it is scored
-        self.open[ticket] = Done(ticket, [Score(p, LOWEST, lowest) for p in programs], [], [])
+        self.open[ticket] = Done(ticket, [Score(p or "", LOWEST, lowest) for p in job.programs], [], [])
         self.missing[ticket] = 1
-        self._start(_Part(ticket, job, tuple(range(len(programs)))))
+        self._start(_Part(ticket, job, tuple(range(len(job.programs)))))
         return ticket
 
     def _start(self, part: _Part) -> None:
@@ -219,6 +219,7 @@ class Dispatcher:
         if type(error).__module__.startswith("stepsmith"):
             raise error
         if part.tries == 0:
+            entry.faults.append(f"retried: {_describe(error)}")
             self._start(replace(part, tries=1))
             return
         if len(part.places) == 1:
@@ -243,8 +244,3 @@ def _describe(error: BaseException) -> str:
     if name in ("ProcessExpired", "BrokenProcessPool"):
         return "its worker died"
     return f"{name}: {error}".splitlines()[0]
-
-
-def worker_info(reports: Sequence[Report]) -> list[tuple[Any, ...]]:
-    """(worker, host, seconds) of each report, for the ledger's second table."""
-    return [(r.worker, r.host, r.seconds) for r in reports]

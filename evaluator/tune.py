@@ -82,6 +82,13 @@ def as_run(program: Program, settings: Settings) -> Run:
     return Run(rule, float(settings["warmup"]), str(settings["decay"]))
 
 
+def settings_of(point: Point) -> Settings:
+    """The settings that gave a point."""
+    program = Program.parse(point.program)
+    named = {program.name_of(program.first_hyper + i): value for i, value in enumerate(program.hypers)}
+    return {**named, "lr": program.peak, "warmup": point.warmup, "decay": point.decay}
+
+
 def tune(
     task: Task,
     program: Program,

@@ -58,11 +58,12 @@ def write_elites(folder: Path, elites: Sequence[Elite]) -> None:
     writer.writerows(rows)
     _replace(folder / "hall_of_fame.csv", text.getvalue())
     (folder / "best").mkdir(exist_ok=True)
-    for old in (folder / "best").glob("*.opt"):
-        old.unlink()
     for number, (elite, row) in enumerate(zip(elites, rows, strict=True), 1):
         note = "".join(f"# {name}: {value}\n" for name, value in row.items() if value)
         _replace(folder / "best" / f"{number}.opt", note + _without_doc(elite.program))
+    for old in (folder / "best").glob("*.opt"):
+        if not old.stem.isdecimal() or int(old.stem) > len(elites):
+            old.unlink()
 
 
 def _without_doc(text: str) -> str:

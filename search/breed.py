@@ -34,7 +34,8 @@ def _scales_with_lr(live: Flow) -> bool:
     """Whether the update is lr times what lr is no part of; then another peak changes nothing but its scale."""
     last = live.node(live.update)
     reads = sum(node.args.count(LR) for node in live.nodes)
-    return last is not None and last.op == "multiply" and reads == 1 and LR in last.args
+    kept = any(end == LR for _, end in live.states)
+    return last is not None and last.op == "multiply" and reads == 1 and LR in last.args and not kept
 
 
 def start_member(program: Program) -> Member:
@@ -79,6 +80,8 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
         seen = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
         if not _moves(seen) or not math.isfinite(program.peak):
             return replace(child, program=str(program), reason="rejected: no learning rate fits")
+    if program.peak == 0:
+        return replace(child, program=str(program), reason="rejected: the peak learning rate is 0")
     name = identity(program, seen)
     costs = cost(program)
     child = replace(

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
 
 from ..dsl.errors import did_you_mean
 from ..dsl.ops import SPACES
@@ -23,14 +23,14 @@ class ConfigError(ValueError):
 class Stage(BaseModel):
     """A rung: what children are trained on, and the share of them that goes no further.
 
-    Seeds follow from `number` (of seeds) and the stage's place, so that every stage has fresh ones.
+    `seeds` is how many; which follows from the stage's place, so that every stage has fresh ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = Field(min_length=1)
     share: float = Field(1.0, gt=0, description="of the tasks' budgets, a run of its own with full decay")
     seeds: int = Field(1, ge=1, le=1000)
-    lr_factors: tuple[float, ...] = (1.0,)
+    lr_factors: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     drop: float = Field(0.5, ge=0, lt=1, description="quantile of recent scores below which a child is dropped")
 
     @field_validator("tasks")
@@ -62,7 +62,7 @@ class SearchConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     start: tuple[str, ...] = Field(
-        ("adamw@bytes_b64",), description="programs to evolve from; adamw@TASK is AdamW as tuned there"
+        ("adamw@bytes_b64",), min_length=1, description="programs to evolve from; adamw@TASK is AdamW as tuned there"
     )
     strategy: str = Field("evolution", description="how parents are chosen: evolution, random or constants")
     space: str = Field("elementwise", description="ops that mutation may write")
@@ -107,6 +107,14 @@ class SearchConfig(BaseModel):
     def _known_held_out(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return Stage._known_tasks(names)
 
+    @model_validator(mode="after")
+    def _held_out_is_unseen(self) -> SearchConfig:
+        seen = {name for stage in self.stages for name in stage.tasks}
+        for name in self.held_out:
+            if name in seen:
+                raise ValueError(f"held_out: the search trains on {name!r}; name a task that no stage has")
+        return self
+
     def trial(self, stage: int) -> Trial:
         """What stage number `stage` trains."""
         s = self.stages[stage]
@@ -136,5 +144,5 @@ def _one_line(error: ValidationError, path: Path | None) -> str:
         fields = Stage.model_fields if place.startswith("stages.") else SearchConfig.model_fields
         message = f"unknown option {first['loc'][-1]!r}; {did_you_mean(str(first['loc'][-1]), fields)}"
     else:
-        message = f"{place}: {first['msg'].removeprefix('Value error, ')}"
+        message = f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
     return f"{path}: {message}" if path else message

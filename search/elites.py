@@ -16,8 +16,7 @@ from ..evaluator.statistics import Interval, geometric_interval
 from .ledger import Child
 from .population import Fold
 
-PICK_SEEDS = tuple(range(500_000, 500_004))
-SHOWN_SEEDS = tuple(range(600_000, 600_024))
+PICKING, SHOWN = 4, 24  # seeds
 _HELD_OUT_FACTORS = (
     0.5,
     1.0,
@@ -45,27 +44,43 @@ class Elite:
 
 
 def rescore(
-    fold: Fold, dispatcher: Dispatcher, count: int = 5, tell: Callable[[str], None] = lambda text: None
+    fold: Fold,
+    dispatcher: Dispatcher,
+    count: int = 5,
+    look: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Elite]:
-    """The elites of a run, best first on fresh seeds."""
+    """The elites of a run, in the order that the picking seeds give.
+
+    `look` counts re-scorings of this run from 1: each has seeds of its own, and the intervals are corrected for
+    the programs of all of them, so that resuming until something looks good proves nothing.
+    """
     tasks = fold.config.stages[-1].tasks
+    pick, show = fresh_seeds(look)
     candidates = _candidates(fold)
     tell(f"re-scoring {len(candidates)} candidates on fresh seeds")
-    picked = _trials(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=PICK_SEEDS))
+    picked = _trials(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=pick))
     order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)
     chosen = _with_niches([candidates[i] for i in order], count)
     texts = [c.final for c in chosen]
-    tell(f"showing {len(chosen)} on {len(SHOWN_SEEDS)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = _trials(dispatcher, texts, Trial(tasks, seeds=SHOWN_SEEDS))
-    held_out = {name: _held_out(dispatcher, texts, name) for name in fold.config.held_out}
+    tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
+    shown = _trials(dispatcher, texts, Trial(tasks, seeds=show))
+    held_out = {name: _held_out(dispatcher, texts, name, look) for name in fold.config.held_out}
+    looked_at = len(chosen) * look
     elites = []
     for index, child in enumerate(chosen):
-        others = {name: _interval(scores[index], len(chosen)) for name, scores in held_out.items()}
+        others = {name: _interval(scores[index], looked_at) for name, scores in held_out.items()}
         costs = cost(Program.parse(child.final))
         assert child.fitness is not None
-        seen = _interval(shown[index], len(chosen))
+        seen = _interval(shown[index], looked_at)
         elites.append(Elite(child.child, child.final, child.fitness, costs, seen, others))
-    return sorted(elites, key=lambda e: -e.seen.mean)
+    return elites
+
+
+def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds that pick and those that are shown in a run's re-scoring number `look`."""
+    pick, show = 500_000 + 1_000 * look, 600_000 + 1_000 * look
+    return tuple(range(pick, pick + PICKING)), tuple(range(show, show + SHOWN))
 
 
 def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> Score | None:
@@ -74,9 +89,10 @@ def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> S
     if not ranked:
         return None
     tasks = fold.config.stages[-1].tasks
-    picked = _trials(dispatcher, [c.final for c in ranked], Trial(tasks, seeds=PICK_SEEDS))
+    pick, show = fresh_seeds(1)
+    picked = _trials(dispatcher, [c.final for c in ranked], Trial(tasks, seeds=pick))
     best = max(picked, key=lambda score: score.fitness)
-    return _trials(dispatcher, [best.program], Trial(tasks, seeds=SHOWN_SEEDS))[0]
+    return _trials(dispatcher, [best.program], Trial(tasks, seeds=show))[0]
 
 
 def pareto(elites: Sequence[Elite]) -> list[Elite]:
@@ -108,10 +124,11 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
     return [c for c in ranked if c.child in chosen]
 
 
-def _held_out(dispatcher: Dispatcher, texts: list[str], name: str) -> list[Score]:
+def _held_out(dispatcher: Dispatcher, texts: list[str], name: str, look: int) -> list[Score]:
     """Scores on a held-out task, at the learning-rate factor that picking seeds prefer."""
-    moved = _trials(dispatcher, texts, Trial((name,), seeds=PICK_SEEDS[:2], lr_factors=_HELD_OUT_FACTORS))
-    return _trials(dispatcher, [s.program for s in moved], Trial((name,), seeds=SHOWN_SEEDS))
+    pick, show = fresh_seeds(look)
+    moved = _trials(dispatcher, texts, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
+    return _trials(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
 
 
 def _trials(dispatcher: Dispatcher, texts: list[str], trial: Trial) -> list[Score]:
@@ -120,7 +137,7 @@ def _trials(dispatcher: Dispatcher, texts: list[str], trial: Trial) -> list[Scor
         return []
     alone = len(trial.lr_factors) == 1
     parts = [replace(trial, seeds=(s,)) for s in trial.seeds] if alone else [trial]
-    tickets = [dispatcher.submit(texts, Job(tuple(texts), part)) for part in parts]
+    tickets = [dispatcher.submit(Job(tuple(texts), part)) for part in parts]
     scores: dict[int, list[Score]] = {}
     while len(scores) < len(tickets):
         scores.update({done.ticket: done.scores for done in dispatcher.finished()})

@@ -134,6 +134,13 @@ class Ledger:
         """Configuration and versions."""
         return dict(self._rows("SELECT name, value FROM meta"))
 
+    def next_look(self) -> int:
+        """Counts re-scorings of this run: 1 at the first call, and so on, whatever becomes of them."""
+        look = int(self.meta().get("looks", "0")) + 1
+        with _one_line(self.path), _all_or_nothing(self.base):
+            self.base.execute("INSERT OR REPLACE INTO meta VALUES ('looks', ?)", (str(look),))
+        return look
+
     def commit_round(self, children: Sequence[Child], work: Sequence[tuple[Any, ...]]) -> None:
         """A closed round, whole."""
         rows = [[_plain(v) for v in asdict(c).values()] for c in children]

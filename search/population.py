@@ -1,4 +1,4 @@
-"""The fold: population, known identities, hurdles and the best so far, from rows in order and nothing else."""
+"""The fold: population, hurdles and the best so far, from rows in order and nothing else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Fold:
     """The state of a search after some rounds.
 
     `members` is the population, oldest first; a member that is older than the last `population` dies.
-    `thresholds` gives each stage's hurdle; `by_child` finds scored rows, so that an alias inherits its score.
+    `threshold` gives each stage's hurdle; `by_child` finds scored rows, so that an alias inherits its score.
     """
 
     config: SearchConfig
@@ -58,6 +58,7 @@ class Fold:
     rounds: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     wrongly_dropped: int = 0
+    barren: int = 0  # rounds in a row that gave nothing to train
 
     def __post_init__(self) -> None:
         self.members = deque(self.starts, maxlen=self.config.population)
@@ -75,6 +76,7 @@ class Fold:
         """Folds a closed round in."""
         for child in children:
             self._add(child)
+        self.barren = 0 if any(child.steps for child in children) else self.barren + 1
         if children and children[-1].round - self.best_round >= self.config.patience:
             self._restart(children[-1].round)
         self.rounds += 1
@@ -84,7 +86,8 @@ class Fold:
         source = child if child.alias_of is None else self.by_child[child.alias_of]
         if child.alias_of is None:
             self.by_child[child.child] = child
-            for stage, score in enumerate(child.scores):
+            trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
+            for stage, score in enumerate(trials):
                 self.recent[stage].append(score["fitness"])
                 if score["dropped"]:
                     break  # what an audited child did later is no part of the hurdles

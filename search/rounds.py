@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..evaluator.executors import Dispatcher, Done, worker_info
+from ..evaluator.executors import Dispatcher, Done
 from ..evaluator.fitness import Job, Score
 from .breed import make_child, make_start
 from .config import SearchConfig
@@ -42,7 +42,7 @@ def is_trainable(child: Child) -> bool:
     return child.alias_of is None and not child.reason
 
 
-@dataclass
+@dataclass(eq=False)
 class Round:
     """Children in flight. `submit` starts a stage for all that are left; `take` reads its scores."""
 
@@ -61,8 +61,8 @@ class Round:
 
     def submit(self, dispatcher: Dispatcher) -> int:
         """Starts the current stage; gives its ticket."""
-        programs = [self.children[i].final or self.children[i].program for i in self.active]
-        return dispatcher.submit(programs, Job(tuple(programs), self.config.trial(self.stage)))
+        programs = tuple(self.children[i].final or self.children[i].program for i in self.active)
+        return dispatcher.submit(Job(programs, self.config.trial(self.stage)))
 
     def take(self, done: Done) -> None:
         """Scores of the current stage: children fall, are audited, or go on; the round may close."""
@@ -98,6 +98,6 @@ class Round:
         return spread < self.config.audit * 2**32
 
     def _record(self, done: Done) -> None:
-        faults = "; ".join(f.splitlines()[0] for f in done.faults)
-        for worker, host, seconds in worker_info(done.reports):
-            self.work.append((self.number, self.stage, worker, host, seconds, faults))
+        """Who worked how long; a fault is a row of its own, for its worker gave no report."""
+        self.work += [(self.number, self.stage, r.worker, r.host, r.seconds, "") for r in done.reports]
+        self.work += [(self.number, self.stage, 0, "", 0.0, fault) for fault in done.faults]

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..dsl import Program
 from ..dsl.ops import SPACES
+from ..dsl.to_population import engine_name
 from ..evaluator.curve import curve_of, dump
 from ..evaluator.executors import Dispatcher
 from ..evaluator.fitness import Trial
@@ -25,7 +28,8 @@ from .population import Fold
 from .rounds import Round, breed_round
 from .strategies import STRATEGIES
 
-SEARCH_VERSION = 1  # changes with anything that changes which children a seed gives
+_BARREN = 5  # rounds in a row without anything new to train: the mutations are exhausted
+SEARCH_VERSION = 2  # changes with anything that changes which children a seed gives
 
 
 class Stop(Exception):
@@ -130,6 +134,8 @@ class _Search:
             self.bred += 1
 
     def _spent(self) -> bool:
+        if self.fold.barren >= _BARREN:
+            return True
         return self.config.steps is not None and self.fold.steps >= self.config.steps
 
     def refill(self) -> bool:
@@ -196,7 +202,7 @@ def _stored_config(path: Path, meta: dict[str, str]) -> SearchConfig:
     """The configuration of a run, whose start programs are stored beside it: their names may mean others now."""
     try:
         values, _ = json.loads(meta["config"]), json.loads(meta["starts"])
-        config = SearchConfig.model_validate(values | {"start": ()})
+        config = SearchConfig.model_validate(values | {"start": ("adamw",)})
         return config.model_copy(update={"start": tuple(values["start"])})
     except (KeyError, TypeError, ValueError):
         raise LedgerError(f"{path}: its configuration cannot be read by this version") from None
@@ -211,6 +217,8 @@ def environment(config: SearchConfig) -> dict[str, str]:
         "search_version": str(SEARCH_VERSION),
         "ops": hashlib.blake2b(ops.encode(), digest_size=6).hexdigest(),
         "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "engine": engine_name(),
         "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "curves": _curves(config),
     }

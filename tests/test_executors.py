@@ -24,7 +24,7 @@ BAD = 2  # the place of the guilty one
 
 def done(dispatcher: Dispatcher, *jobs: Job) -> list[Done]:
     """The jobs brought to an end, in order of submission."""
-    tickets = [dispatcher.submit([p or "" for p in job.programs], job) for job in jobs]
+    tickets = [dispatcher.submit(job) for job in jobs]
     ended: dict[int, Done] = {}
     while len(ended) < len(jobs):
         ended |= {d.ticket: d for d in dispatcher.finished()}
@@ -79,7 +79,8 @@ def test_the_guilty_program_is_set_aside_and_the_others_are_scored(
     assert ended.scores[BAD].reason == f"set aside: {words}"
     assert (ended.scores[BAD].program, ended.scores[BAD].fitness) == (PROGRAMS[BAD], LOWEST)
     assert [s for i, s in enumerate(ended.scores) if i != BAD] == [s for i, s in enumerate(fair) if i != BAD]
-    assert [GUILTY in fault for fault in ended.faults] == [True]
+    assert ended.faults[0] == f"retried: {words}"
+    assert [GUILTY in fault for fault in ended.faults[1:]] == [True]
     met = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(met) >= 3  # tried again, split, named
     if work is not raising:
@@ -96,7 +97,7 @@ def test_an_exception_in_this_process_is_set_aside_too():
 def test_a_worker_that_died_by_accident_costs_nothing_but_a_retry(processes, monkeypatch, tmp_path):
     monkeypatch.setenv(PIDS, str(tmp_path / "pids"))
     [ended] = done(processes(1, work=dying_once), JOB)
-    assert ended.scores == evaluate(JOB) and not ended.faults
+    assert ended.scores == evaluate(JOB) and ended.faults == ["retried: its worker died"]
 
 
 def test_a_worker_that_dies_idle_is_replaced(processes):
@@ -137,7 +138,7 @@ def test_jobs_that_end_out_of_order_keep_their_own_scores():
 
 def test_abandoned_jobs_never_come_back(processes):
     dispatcher = processes(1)
-    dispatcher.submit(PROGRAMS, JOB)
+    dispatcher.submit(JOB)
     dispatcher.abandon()
     assert list(dispatcher.finished(timeout=0)) == []
     [ended] = done(dispatcher, JOB)
@@ -146,7 +147,7 @@ def test_abandoned_jobs_never_come_back(processes):
 
 def test_closing_leaves_no_worker(processes):
     dispatcher = processes(2, work=hanging)
-    dispatcher.submit(PROGRAMS, JOB)
+    dispatcher.submit(JOB)
     wait_for(lambda: len(workers()) >= 2)
     dispatcher.executor.close()
     wait_for(lambda: not workers(), seconds=10)

@@ -346,7 +346,7 @@ DAMAGE = {
     "another database": "not a ledger (no meta table)",
     "cut": "the ledger is damaged",
     "UPDATE meta SET value = '7' WHERE name = 'format'": "ledger format 7, this version reads 1; go on with",
-    "UPDATE meta SET value = '99' WHERE name = 'search_version'": "written with search_version 99, this is 1; go on",
+    "UPDATE meta SET value = '99' WHERE name = 'search_version'": "written with search_version 99, this is",
     "UPDATE meta SET value = 'beef' WHERE name = 'ops'": "written with ops beef, this is ",
     "UPDATE meta SET value = '{' WHERE name = 'config'": "its configuration cannot be read by this version",
     "DELETE FROM meta WHERE name = 'starts'": "its configuration cannot be read by this version",
