@@ -74,7 +74,7 @@ class SearchConfig(BaseModel):
     edits: float = Field(1.3, ge=1, description="mean number of edits between parent and child")
     round: int = Field(48, ge=1, description="trainable children a round (B)")
     delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
-    patience: int = Field(60, ge=1, description="rounds without a better program before a restart")
+    patience: int = Field(30, ge=1, description="rounds without a better program before a restart")
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
 
