@@ -1,7 +1,7 @@
 """Evolution, random chains and constants-only tuning at equal training steps: python benchmarks/strategies.py
 
 Each finished search appends a line to benchmarks/results/strategies.jsonl; the same command goes on from there and
-prints the table. A search's result is the program that picking seeds choose among its eight fittest, shown on ten
+prints the table. A search's result is the program that picking seeds choose among its eight fittest, shown on
 further seeds.
 """
 

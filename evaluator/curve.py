@@ -1,7 +1,7 @@
 """The AdamW curve of a task: tuned AdamW's final loss at horizons from 1/8 to 4 times the budget.
 
 Each horizon is a run with full decay at its own tuned settings; a candidate's loss is read off the curve as
-AdamW-equivalent steps. Made by `benchmarks/tune.py`, stored as small text in `proxies/curves`.
+AdamW-equivalent steps. Made by `benchmarks/tune.py` in a checkout, stored as small text in `proxies/curves`.
 """
 
 from __future__ import annotations
