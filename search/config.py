@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ..dsl.errors import did_you_mean
 from ..dsl.ops import SPACES
@@ -78,18 +88,12 @@ class SearchConfig(BaseModel):
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
 
-    @field_validator("strategy")
+    @field_validator("strategy", "space")
     @classmethod
-    def _known_strategy(cls, name: str) -> str:
-        if name not in STRATEGIES:
-            raise ValueError(f"unknown strategy {name!r}; {did_you_mean(name, STRATEGIES)}")
-        return name
-
-    @field_validator("space")
-    @classmethod
-    def _known_space(cls, name: str) -> str:
-        if name not in SPACES:
-            raise ValueError(f"unknown space {name!r}; {did_you_mean(name, SPACES)}")
+    def _known_name(cls, name: str, field: ValidationInfo) -> str:
+        known: Mapping[str, object] = STRATEGIES if field.field_name == "strategy" else SPACES
+        if name not in known:
+            raise ValueError(f"unknown {field.field_name} {name!r}; {did_you_mean(name, known)}")
         return name
 
     @field_validator("start")
