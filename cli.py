@@ -6,6 +6,7 @@ import difflib
 import os
 import signal
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,9 @@ def search(
         list[str] | None,
         typer.Option("--from", help="Program to evolve from: a name or an .opt file; repeatable."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with any option of the search.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with all that children depend on; see SearchConfig.")
+    ] = None,
     strategy: Annotated[str | None, typer.Option(help="evolution, random or constants.")] = None,
     space: Annotated[str | None, typer.Option(help="Ops that mutation may write: lion45 or elementwise.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
@@ -248,13 +251,19 @@ def export(
     """Write a program as one file that does not need stepsmith."""
     from .discovered import export_torch
     from .dsl.errors import did_you_mean
+    from .dsl.flow import flow, reject_reason
     from .search.config import ConfigError
     from .search.found import load_any
 
     forms = {"torch": export_torch}
     if to not in forms:
         raise ConfigError(f"unknown form {to!r}; {did_you_mean(to, forms)}")
-    text = forms[to](load_any(program))
+    rule = load_any(program)
+    if reason := reject_reason(flow(rule)):
+        raise ConfigError(f"{program} is no optimizer: it {reason}")
+    if out is not None and out.suffix == ".opt":
+        raise ConfigError(f"{out} is a program's name, and this would write Python; name a .py file")
+    text = forms[to](rule)
     if out is None:
         print(text, end="")
         return
@@ -282,3 +291,4 @@ def list_() -> None:
     print("op spaces")
     for space in SPACES.values():
         print(f"  {space.name:14} {len(space.ops)} ops: {space.doc.splitlines()[0]}")
+        print(textwrap.fill(" ".join(space.ops), 100, initial_indent=" " * 17, subsequent_indent=" " * 17))

@@ -62,6 +62,7 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
         ("round", str(fold.rounds)),
         ("children", str(children)),
         ("trained", str(judged)),
+        ("in training", str(progress.in_flight)),
         ("cache hits", _share(counts["alias"], children)),
         ("rejected", _share(counts["rejected"], children)),
         ("failed", _share(counts["failed"] + counts["fault"], children)),

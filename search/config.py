@@ -88,6 +88,11 @@ class SearchConfig(BaseModel):
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
 
+    @field_validator("start", "held_out", mode="before")
+    @classmethod
+    def _one_or_many(cls, names: object) -> object:
+        return (names,) if isinstance(names, str) else names
+
     @field_validator("strategy", "space")
     @classmethod
     def _known_name(cls, name: str, field: ValidationInfo) -> str:
@@ -146,7 +151,12 @@ def _one_line(error: ValidationError, path: Path | None) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         fields = Stage.model_fields if place.startswith("stages.") else SearchConfig.model_fields
-        message = f"unknown option {first['loc'][-1]!r}; {did_you_mean(str(first['loc'][-1]), fields)}"
+        name = str(first["loc"][-1])
+        elsewhere = {"from": "it is called 'start' here"} | {
+            option: f"it is an option of the command line, --{option}"
+            for option in ("minutes", "workers", "elites", "out", "resume")
+        }
+        message = f"unknown option {name!r}; {elsewhere.get(name) or did_you_mean(name, fields)}"
     else:
         message = f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
     return f"{path}: {message}" if path else message

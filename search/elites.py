@@ -58,6 +58,8 @@ def rescore(
     tasks = fold.config.stages[-1].tasks
     pick, show = fresh_seeds(look)
     candidates = _candidates(fold)
+    if not candidates:
+        return []
     tell(f"re-scoring {len(candidates)} candidates on fresh seeds")
     picked = _trials(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=pick))
     order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)

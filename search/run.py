@@ -64,6 +64,7 @@ def run_search(
                 closed = search.flight.popleft()
                 ledger.commit_round(closed.children, closed.work)
                 search.close(closed.children)
+            told.in_flight = sum(len(r.active) for r in search.flight)
             progress(told)
             if deadline is not None and time.monotonic() > deadline:
                 break
@@ -82,6 +83,7 @@ class Progress:
     started: float
     steps_before: int  # at the start of this process
     trained_before: int
+    in_flight: int = 0  # children bred and not yet folded
 
     @property
     def seconds(self) -> float:
