@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
 from rich.table import Table
 
 from ..search.elites import Elite, pareto
@@ -41,7 +40,7 @@ def elite_rows(elites: Sequence[Elite]) -> list[dict[str, str]]:
 def elite_table(elites: Sequence[Elite]) -> Table:
     """The hall of fame: fitness is AdamW-equivalent steps over own steps, 1 is tuned AdamW."""
     rows = elite_rows(elites)
-    table = Table(title=_TITLE, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=_TITLE, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in rows[0] if rows else ():
         table.add_column(name, no_wrap=True)
     for row in rows:
