@@ -52,16 +52,9 @@ class MLP(Population):
         second = torch.from_numpy(normal(bits, head)) * self.hidden**-0.5
         return [first, torch.zeros(hidden_bias), second, torch.zeros(head_bias)]
 
-    def forward(self, params: Sequence[Tensor], batch: Batch) -> Tensor:
-        """(P,) mean losses in nats."""
-        return _Pass(self, params, batch).forward()
-
-    def gradients_into(self, out: Sequence[Tensor], params: Sequence[Tensor], batch: Batch) -> Tensor:
-        """(P,) losses; gradients go to `out`."""
-        run = _Pass(self, params, batch)
-        loss = run.forward()
-        run.backward(out)
-        return loss
+    def one_pass(self, params: Sequence[Tensor], batch: Batch) -> _Pass:
+        """The pass of a slice."""
+        return _Pass(self, params, batch)
 
     def bytes_per_copy(self, batch: Batch) -> int:
         """The size of the hidden layer."""

@@ -49,19 +49,38 @@ class Model(Protocol):
         ...
 
 
+class Pass(Protocol):
+    """One forward and backward pass of a slice; `backward` follows `forward`."""
+
+    def forward(self) -> Tensor:
+        """(P,) mean losses in nats."""
+        ...
+
+    def backward(self, out: Sequence[Tensor]) -> None:
+        """Writes the gradient of each copy's own loss to `out`."""
+        ...
+
+
 class Population:
     """Base of the models: cuts a population into slices that fit the cache, and joins autograd.
 
-    A model gives `forward` and `gradients_into` for one slice, and `bytes_per_copy`.
+    A model gives `one_pass` (or its own `forward` and `gradients_into`) for one slice, and `bytes_per_copy`.
     """
+
+    def one_pass(self, params: Sequence[Tensor], batch: Batch) -> Pass:
+        """A forward and backward pass over one slice."""
+        raise NotImplementedError
 
     def forward(self, params: Sequence[Tensor], batch: Batch) -> Tensor:
         """(P,) mean losses in nats."""
-        raise NotImplementedError
+        return self.one_pass(params, batch).forward()
 
     def gradients_into(self, out: Sequence[Tensor], params: Sequence[Tensor], batch: Batch) -> Tensor:
         """(P,) mean losses in nats, the gradient of each copy's own loss written to `out`."""
-        raise NotImplementedError
+        run = self.one_pass(params, batch)
+        loss = run.forward()
+        run.backward(out)
+        return loss
 
     def bytes_per_copy(self, batch: Batch) -> int:
         """The largest intermediate of one copy in float32, in bytes."""

@@ -75,16 +75,9 @@ class Transformer(Population):
         std = self.shapes[name][1] ** -0.5
         return std * (2 * self.layers) ** -0.5 if name.endswith(("out", "down")) else std
 
-    def forward(self, params: Sequence[Tensor], batch: Batch) -> Tensor:
-        """(P,) mean losses in nats."""
-        return _Pass(self, params, batch).forward()
-
-    def gradients_into(self, out: Sequence[Tensor], params: Sequence[Tensor], batch: Batch) -> Tensor:
-        """(P,) losses; gradients go to `out`."""
-        run = _Pass(self, params, batch)
-        loss = run.forward()
-        run.backward(out)
-        return loss
+    def one_pass(self, params: Sequence[Tensor], batch: Batch) -> _Pass:
+        """The pass of a slice."""
+        return _Pass(self, params, batch)
 
     def bytes_per_copy(self, batch: Batch) -> int:
         """The size of the logits."""
