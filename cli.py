@@ -1,4 +1,4 @@
-"""The command line: search, inspect, export, list. Heavy libraries are imported when a command runs."""
+"""The command line: search, inspect, simplify, export, list. Heavy libraries are imported when a command runs."""
 
 from __future__ import annotations
 
@@ -266,6 +266,44 @@ def inspect(
 
 
 @app.command()
+def simplify(
+    program: Annotated[str, typer.Argument(help=_PROGRAM)],
+    level: Annotated[str, typer.Option(help="How far: exact (bit for bit) or algebraic (for real numbers).")] = (
+        "algebraic"
+    ),
+    to: Annotated[str, typer.Option("--to", help="Form: text, markdown, or opt for the result alone.")] = "text",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Show the shortest equal program, and each step that proves it."""
+    from .dsl.errors import did_you_mean
+    from .dsl.simplify import simplify as shortest
+    from .report.simplification import simplification
+    from .search.config import ConfigError
+    from .search.found import load_any
+
+    for name, value, known in (("level", level, ("exact", "algebraic")), ("form", to, ("text", "markdown", "opt"))):
+        if value not in known:
+            raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
+    rule = load_any(program)
+    text = str(shortest(rule, level)) if to == "opt" else simplification(rule, level, to == "markdown")
+    _write(text, out, force)
+
+
+def _write(text: str, out: Path | None, force: bool) -> None:
+    """To a file that is not there yet, or to standard output."""
+    from .search.config import ConfigError
+
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists() and not force:
+        raise ConfigError(f"{out} is there already; --force writes over it")
+    out.write_text(text, "utf-8")
+    print(f"wrote {out}")
+
+
+@app.command()
 def export(
     program: Annotated[str, typer.Argument(help=_PROGRAM)],
     to: Annotated[str, typer.Option("--to", help="Form: torch.")] = "torch",
@@ -287,14 +325,7 @@ def export(
         raise ConfigError(f"{program} is no optimizer: it {reason}")
     if out is not None and out.suffix == ".opt":
         raise ConfigError(f"{out} is a program's name, and this would write Python; name a .py file")
-    if out is not None and out.exists() and not force:
-        raise ConfigError(f"{out} is there already; --force writes over it")
-    text = forms[to](rule)
-    if out is None:
-        print(text, end="")
-        return
-    out.write_text(text, "utf-8")
-    print(f"wrote {out}")
+    _write(forms[to](rule), out, force)
 
 
 @app.command("list")

@@ -105,10 +105,10 @@ class Ranges:
             return args[0].times(args[1])
         if op == "divide":
             return args[0].times(args[1].inverse())
-        return args[0].inverse() if op == "reciprocal" else self._term(_range(op, [a.range for a in args]))
+        return args[0].inverse() if op == "reciprocal" else self._term(range_of(op, [a.range for a in args]))
 
 
-def _range(op: str, args: list[Interval]) -> Interval:
+def range_of(op: str, args: list[Interval]) -> Interval:
     """The range of a row's result; the rows that multiply are not here."""
     name = op.partition(":")[0]
     if name in _NEVER_NEGATIVE:

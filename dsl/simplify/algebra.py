@@ -1,0 +1,452 @@
+"""Arithmetic on forms: sums, products and powers, where x / 0 is 0.
+
+Every method gives None where its rule is switched off or a side condition fails; the caller then keeps the call as it
+is. The side conditions throughout: values are finite, since Inf - Inf is not 0; and what may be NaN stays in the form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from fractions import Fraction
+
+from ..interval import Interval
+from ..kind import Kind
+from .form import (
+    HALF,
+    ONE,
+    PRIME,
+    SUM,
+    Atom,
+    Form,
+    Item,
+    Mono,
+    Number,
+    constant,
+    hashed,
+    magnitude,
+    of_atom,
+    tidy,
+)
+
+MOST_TERMS = 24  # of a sum; a longer one is not looked into
+_EXPANDED = 8  # terms that a product of two sums may give
+_TRIED = 1000  # divisors tried in taking roots of numbers
+_MOST_BITS = 1000  # of a coefficient's numerator and denominator
+ZERO, UNIT = constant(0), constant(1)
+
+
+class TooLarge(Exception):
+    """A form outgrew the limits; the program is left as it is."""
+
+
+class Algebra:
+    """Forms over one table of atoms. `off` names rules that are not used."""
+
+    def __init__(self, off: Collection[str] = ()) -> None:
+        self.off = frozenset(off)
+        self.atoms: dict[tuple[object, ...], Atom] = {}
+        self.fired: dict[str, None] = {}  # names of the rules that did something, in order
+
+    def fires(self, rule: str) -> bool:
+        """Whether a rule may be used; notes that it was."""
+        if rule in self.off:
+            return False
+        self.fired[rule] = None
+        return True
+
+    def atom(
+        self,
+        op: str,
+        args: tuple[Form, ...],
+        kind: Kind,
+        range_: Interval,
+        finite: bool = True,
+        defined: bool = True,
+        nonzero: bool = False,
+    ) -> Atom:
+        """The one atom for a call."""
+        args = tuple(self.opened(a) for a in args) if op != SUM else args
+        key = (op, *(a.digest for a in args))
+        if key not in self.atoms:
+            digest = hashed(f"{op}({','.join(a.digest for a in args)})")
+            self.atoms[key] = Atom(op, args, kind, digest, range_, finite, defined, nonzero)
+        return self.atoms[key]
+
+    # --- sums ---
+
+    def scaled(self, x: Form, c: Number) -> Form:
+        """Several times a form; finite if c is 0."""
+        if c == 1:
+            return x
+        return self._checked(Form({m: tidy(c * k) for m, k in x.terms.items()} if c else {}))
+
+    def sum(self, x: Form, y: Form, c: Number = 1) -> Form | None:
+        """X + c y: like terms are collected."""
+        if "collect like terms" in self.off:
+            return None
+        x, y = self.opened(x), self.opened(y)
+        small, large, factor = (y, x, c) if c != 1 or len(y.terms) <= len(x.terms) else (x, y, 1)
+        terms = dict(large.terms)
+        for mono, k in small.terms.items():
+            k = tidy(k * factor)
+            if mono not in terms:
+                terms[mono] = k
+                continue
+            if (terms[mono] < 0) != (k < 0) and not all(a.finite for a, _, _ in mono):
+                return None  # Inf - Inf
+            self.fired["collect like terms"] = None
+            total = tidy(terms[mono] + k)
+            if not total and not all(a.defined for a, _, _ in mono):
+                return None  # NaN - NaN
+            terms[mono] = total
+            if not total:
+                del terms[mono]
+        if len(terms) > MOST_TERMS:
+            raise TooLarge
+        return self._gathered(self._checked(Form(terms)))
+
+    def _gathered(self, x: Form) -> Form:
+        """A (b + c)^-1 b + a (b + c)^-1 c is a."""
+        if len(x.terms) < 2:
+            return x
+        for item in {i: None for m in x.terms for i in m if i[0].op == SUM}:
+            base = sum_of(item[0])
+            lead = self.lead(base)
+            for mono, c in x.terms.items():
+                if item in mono:
+                    found = self._without_sum(x, item, base, lead, mono, c)
+                    if found is not None:
+                        self.fired["exponents add"] = None
+                        return found
+        return x
+
+    def _without_sum(self, x: Form, item: Item, base: Form, lead: Mono, mono: Mono, c: Number) -> Form | None:
+        """The form where mono is what a factor times the lead of a sum gives, and all that the sum gives is there."""
+        taken = {a: (p, r) for a, p, r in lead}
+        rest = []
+        for atom, p, r in mono:
+            if atom is item[0]:
+                continue
+            q, s = taken.pop(atom, (0, 0))
+            if r != s or q != p:
+                rest.append((atom, (p + q) % 2, tidy(r - s)))
+        if taken:
+            return None
+        k = Fraction(c) / base.terms[lead]
+        factor = self._product([*rest, item], 1)
+        if factor is None or len(factor.terms) != 1:
+            return None
+        ((whole, one),) = factor.terms.items()
+        kept = dict(x.terms)
+        for other, d in base.terms.items():
+            part = self._times(whole, one, other, tidy(k * d)) if other else Form({whole: tidy(k * d)})
+            if part is None or len(part.terms) != 1:
+                return None
+            ((key, wanted),) = part.terms.items()
+            if kept.pop(key, None) != wanted:
+                return None
+        merged = self._product([*rest, (item[0], (item[1] + 1) % 2, tidy(item[2] + 1))], tidy(k))
+        return None if merged is None else self.sum(Form(kept), merged)
+
+    @staticmethod
+    def _checked(x: Form) -> Form:
+        """The form, if a float can hold its coefficients."""
+        for k in x.terms.values():
+            if isinstance(k, Fraction):
+                if k.denominator.bit_length() + k.numerator.bit_length() > _MOST_BITS:
+                    raise TooLarge
+            elif k.bit_length() > _MOST_BITS:
+                raise TooLarge
+        return x
+
+    # --- products ---
+
+    def product(self, x: Form, y: Form) -> Form | None:
+        """X y: exponents add; a sum stays one factor until it is added to something (see `opened`)."""
+        for a, b in ((x, y), (y, x)):
+            if a.number is not None:
+                return self.scaled(b, a.number) if a.number or b.total else None
+        if not (x.finite and y.finite) or "exponents add" in self.off:
+            return None
+        (left, k), *_ = self.based(x).terms.items()
+        (right, c), *_ = self.based(y).terms.items()
+        return self._times(left, k, right, c)
+
+    def opened(self, x: Form) -> Form:
+        """A product of sums multiplied out, where that is short."""
+        single = x.single
+        if single is None or "multiply out" in self.off:
+            return x
+        mono, c = single
+        sums = [i for i in mono if _is_plain_sum(i)]
+        if not sums or (len(sums) > 1 and math.prod(len(sum_of(i[0]).terms) for i in sums) > _EXPANDED):
+            return x
+        self.fired["multiply out"] = None
+        rest = tuple(i for i in mono if i not in sums)
+        total = Form({rest: c})
+        for atom, _, _ in sums:
+            base = sum_of(atom)
+            found: Form | None = ZERO
+            for left, a in total.terms.items():
+                for right, b in base.terms.items():
+                    part = self._times(left, a, right, b)
+                    found = None if part is None or found is None else self.sum(found, part)
+            if found is None:
+                return x
+            total = found
+        return total
+
+    def _times(self, x: Mono, cx: Number, y: Mono, cy: Number) -> Form | None:
+        """The product of two products."""
+        if not x or not y:
+            return Form({x or y: tidy(cx * cy)})
+        c = cx * cy
+        items = {i[0]: i for i in x}
+        for atom, p, r in y:
+            if atom in items:
+                self.fired["exponents add"] = None
+                _, q, s = items[atom]
+                p, r = (p + q) % 2, tidy(r + s)
+            items[atom] = (atom, p, r)
+        return self._product(items.values(), c)
+
+    def _product(self, items: object, c: Number) -> Form | None:
+        done: list[Item] = []
+        for item in items:  # type: ignore[attr-defined]
+            atom, p, r = item
+            if atom.op == PRIME:
+                whole = math.floor(r)
+                c *= Fraction(atom.args[0]) ** whole
+                if r != whole:
+                    done.append((atom, 0, tidy(r - whole)))
+                continue
+            if p and atom.range[0] >= 0:
+                p = 0
+            elif p and atom.range[1] <= 0:
+                p, c = 0, -c
+            if atom.is_mask:
+                p, r = 0, 1
+            if p == 0 and r == 0 and atom.nonzero and atom.defined:
+                continue
+            done.append((atom, p, r))
+        mono = tuple(sorted(done))
+        if _hides_nan(mono):
+            return None
+        return self._checked(Form({mono: tidy(c)}))
+
+    # --- powers ---
+
+    def power(self, x: Form, p: int, r: Number) -> Form | None:
+        """sign(x)^p |x|^r."""
+        if p == 1 and r == 1:
+            return x
+        if x.number is not None:
+            return self._number(x.number, p, r)
+        if x.is_mask:
+            return x
+        if not x.finite or "exponents add" in self.off:
+            return None
+        if len(x.terms) > 1:
+            x = self.based(x)
+        (mono, c), *_ = x.terms.items()
+        factor = self._number(c, p, r)
+        items = [(a, p * q, tidy(r * s)) for a, q, s in mono]
+        if len(mono) > 1:
+            self.fired["exponents add"] = None
+        found = self._product(items, 1)
+        return None if found is None else self.product(factor, found)
+
+    def _number(self, c: Number, p: int, r: Number) -> Form:
+        """Of a rational number: exact, with roots of primes."""
+        if c == 0:
+            return ZERO
+        sign = -1 if p and c < 0 else 1
+        c = magnitude(c)
+        if r == int(r):
+            if abs(int(r)) > 64:
+                raise TooLarge
+            return constant(sign * Fraction(c) ** int(r))
+        found = constant(sign)
+        for base, times_ in (
+            *_factors(Fraction(c).numerator),
+            *((b, -n) for b, n in _factors(Fraction(c).denominator)),
+        ):
+            exponent = r * times_
+            whole = math.floor(exponent)
+            if abs(whole) > 200:
+                raise TooLarge
+            found = self.scaled(found, Fraction(base) ** whole)
+            if exponent != whole:
+                prime = self._prime(base)
+                part = self.product(found, Form({((prime, 0, tidy(exponent - whole)),): 1}))
+                assert part is not None
+                found = part
+        return found
+
+    def _prime(self, base: int) -> Atom:
+        key = (PRIME, base)
+        if key not in self.atoms:
+            self.atoms[key] = Atom(PRIME, (base,), Kind.GLOBAL, hashed(f"prime {base}"), (float(base), float(base)))
+        return self.atoms[key]
+
+    def based(self, x: Form) -> Form:
+        """A sum as one factor."""
+        if len(x.terms) == 1:
+            return x
+        shared, x = self.common(x)
+        k, prim = self.primitive(x)
+        base = self.base(prim)
+        p = 0 if base.range[0] >= 0 else 1
+        return Form({tuple(sorted((*shared, (base, p, 1)))): k})
+
+    def common(self, x: Form) -> tuple[Mono, Form]:
+        """The factors that all products of a sum have, and the sum without them."""
+        first, *others = x.terms
+        shared = tuple(i for i in first if all(i in m for m in others))
+        if not shared or "multiply out" in self.off:
+            return (), x
+        return shared, Form({tuple(i for i in m if i not in shared): c for m, c in x.terms.items()})
+
+    def base(self, prim: Form) -> Atom:
+        """The atom of a sum that is raised to a power."""
+        return self.atom(SUM, (prim,), prim.kind, prim.range, prim.finite, prim.defined, prim.nonzero)
+
+    def lead(self, x: Form) -> Mono:
+        """The product whose coefficient stands for the scale of a sum."""
+        return min(x.terms, key=lambda m: [(a.digest, p, r) for a, p, r in m])
+
+    def primitive(self, x: Form) -> tuple[Number, Form]:
+        """A form as a number times one whose leading coefficient is 1."""
+        if not x.terms:
+            return 1, x
+        c = x.terms[self.lead(x)]
+        return c, x if c == 1 else self.scaled(x, Fraction(1) / c)
+
+    # --- comparisons and choices ---
+
+    def positive(self, x: Form) -> Form | None:
+        """1 where x > 0, else 0."""
+        if not x.total:
+            return None
+        low, high = x.range
+        if low > 0 or (low >= 0 and x.nonzero):
+            return UNIT
+        if high <= 0:
+            return ZERO
+        if x.is_mask:
+            return x
+        single = x.single
+        if single is None:
+            shared, x = self.common(x)
+            if shared:
+                single = next(iter(self.based(x).terms.items()))
+                single = (*shared, *single[0]), single[1]
+        if single is None:
+            k, prim = self.primitive(x)
+            return of_atom(self._above(prim if k > 0 else self.scaled(prim, -1)))
+        mono, c = single
+        kept: Form | None = UNIT
+        signs: list[Item] = []
+        for item in mono:
+            if item[1]:
+                signs.append((item[0], 1, 1))
+            elif not item[0].nonzero:
+                part = self._product([(item[0], 0, 0)], 1)
+                kept = None if part is None or kept is None else self.product(kept, part)
+        if kept is None:
+            return None
+        if not signs:
+            return kept if c > 0 else ZERO
+        signed = self._product(sorted(signs), 1 if c > 0 else -1)
+        return None if signed is None else self.product(kept, of_atom(self._above(signed)))
+
+    def _above(self, x: Form) -> Atom:
+        return self.atom("greater", (x, ZERO), x.kind, (0.0, 1.0))
+
+    def where(self, c: Form, x: Form, y: Form) -> Form | None:
+        """X where c is not 0, else y: y + [c != 0] (x - y)."""
+        if not (c.total and x.total and y.total):
+            return None
+        chosen = self.power(c, 0, 0)
+        difference = self.sum(x, y, -1)
+        if chosen is None or difference is None:
+            return None
+        bent = self._by_its_sign(chosen, difference)
+        if bent:
+            smallest = self.maximum(self.scaled(x, -1), self.scaled(y, -1)) if bent < 0 else None
+            return self.maximum(x, y) if bent > 0 else None if smallest is None else self.scaled(smallest, -1)
+        part = self.product(chosen, difference)
+        return None if part is None else self.sum(y, part)
+
+    def _by_its_sign(self, chosen: Form, difference: Form) -> int:
+        """1 where a choice takes the larger of two values, -1 the smaller, 0 neither."""
+        if chosen.is_mask and len(chosen.terms) == 2:  # 1 - [y > x]
+            return -self._by_its_sign(Form({m: -c for m, c in chosen.terms.items() if m != ONE}), difference)
+        single = chosen.single
+        if single is None or single[1] != 1 or len(single[0]) != 1 or single[0][0][0].op != "greater":
+            return 0
+        above, below = single[0][0][0].args
+        assert isinstance(above, Form)
+        if below != ZERO:
+            return 0
+        (k, left), (c, right) = self.primitive(above), self.primitive(difference)
+        return 0 if left != right else 1 if (k > 0) == (c > 0) else -1
+
+    def maximum(self, x: Form, y: Form) -> Form | None:
+        """max(x, y) = (x + y + |x - y|) / 2."""
+        if not (x.finite and y.finite):
+            return None
+        d = self.sum(x, y, -1)
+        if d is None:
+            return None
+        if d.range[0] >= 0 and y.defined:
+            return x
+        if d.range[1] <= 0 and x.defined:
+            return y
+        size, both = self.power(d, 0, 1), self.sum(x, y)
+        twice = None if size is None or both is None else self.sum(both, size)
+        return None if twice is None else self.scaled(twice, HALF)
+
+
+def sum_of(atom: Atom) -> Form:
+    """The sum that is raised to a power."""
+    (base,) = atom.args
+    assert isinstance(base, Form)
+    return base
+
+
+def _is_plain_sum(item: Item) -> bool:
+    """Whether a factor is a sum itself."""
+    atom, p, r = item
+    return atom.op == SUM and r == 1 and (p == 1 or atom.range[0] >= 0)
+
+
+def _hides_nan(mono: Mono) -> bool:
+    """Whether a factor may be NaN and another a quotient by 0: NaN / 0 is 0, and NaN * (1 / 0) is NaN."""
+    return any(not u.defined and any(z is not u and r < 0 and not z.nonzero for z, _, r in mono) for u, _, _ in mono)
+
+
+def _factors(n: int) -> list[tuple[int, int]]:
+    """Small primes and what is left, a root taken where it is a power."""
+    found: list[tuple[int, int]] = []
+    for p in range(2, _TRIED):
+        if n == 1:
+            return found
+        times_ = 0
+        while n % p == 0:
+            n //= p
+            times_ += 1
+        if times_:
+            found.append((p, times_))
+    if n > 1:
+        found.append(_root(n))
+    return found
+
+
+def _root(n: int) -> tuple[int, int]:
+    for k in (6, 5, 4, 3, 2):
+        root = round(n ** (1 / k)) if n.bit_length() < 900 else 0
+        if root and root**k == n:
+            return root, k
+    return n, 1

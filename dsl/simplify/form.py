@@ -1,0 +1,220 @@
+"""Forms: sums of products of powers with exact coefficients, equal values equal objects as far as rules go.
+
+A power of x is kept as sign(x)^p |x|^r with p 0 or 1 and r rational, because that is what the language's powers,
+roots, quotients and signs are: x is (1, 1), x * x is (0, 2), sqrt(x) is (0, 1/2), 1 / x is (1, -1), sign(x) is
+(1, 0), and (0, 0) is 1 where x is not 0. With x / 0 = 0 they multiply by adding exponents, whatever x is, as long as
+it is finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import TypeAlias
+
+from ..interval import Interval, times
+from ..kind import Kind, join
+
+Number: TypeAlias = int | Fraction
+HALF = Fraction(1, 2)
+SUM, PRIME = "+", "prime"  # atoms that are no call of a row
+
+
+class Atom:
+    """What a form does not look into: an input, a call, a root of a prime, a sum that is raised to a power."""
+
+    __slots__ = ("args", "defined", "digest", "finite", "is_mask", "kind", "nonzero", "op", "range")
+
+    def __init__(
+        self,
+        op: str,
+        args: tuple[Form | int, ...],
+        kind: Kind,
+        digest: str,
+        range_: Interval,
+        finite: bool = True,
+        defined: bool = True,
+        nonzero: bool = False,
+    ) -> None:
+        self.op, self.args, self.kind, self.digest = op, args, kind, digest
+        self.range, self.finite, self.defined = range_, finite, defined
+        self.nonzero = nonzero or range_[0] > 0 or range_[1] < 0
+        self.is_mask = op == "greater"
+
+    def __lt__(self, other: Atom) -> bool:
+        return self.digest < other.digest
+
+
+Item: TypeAlias = tuple[Atom, int, Number]  # sign(x)^p |x|^r
+Mono: TypeAlias = tuple[Item, ...]  # by digest
+ONE: Mono = ()
+
+
+class Form:
+    """A sum: coefficients of products."""
+
+    __slots__ = ("_digest", "_kind", "_range", "terms")
+
+    def __init__(self, terms: dict[Mono, Number]) -> None:
+        self.terms = terms
+        self._digest: str | None = None
+        self._kind: Kind | None = None
+        self._range: Interval | None = None
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal forms."""
+        if self._digest is None:
+            each = sorted(f"{c}{''.join(f'*{a.digest}^{p},{r}' for a, p, r in m)}" for m, c in self.terms.items())
+            self._digest = hashed("+".join(each))
+        return self._digest
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the sum, which may be less than that of the program's value."""
+        if self._kind is None:
+            found = join(a.kind for m in self.terms for a, _, _ in m)
+            assert found is not None, "checked programs only"
+            self._kind = found
+        return self._kind
+
+    @property
+    def number(self) -> Number | None:
+        """The value where it is a rational number."""
+        if not self.terms:
+            return 0
+        return self.terms.get(ONE) if len(self.terms) == 1 else None
+
+    @property
+    def single(self) -> tuple[Mono, Number] | None:
+        """Product and coefficient where there is but one."""
+        return next(iter(self.terms.items())) if len(self.terms) == 1 else None
+
+    @property
+    def finite(self) -> bool:
+        """Whether the value is never infinite in exact arithmetic; it may be NaN."""
+        return all(a.finite for m in self.terms for a, _, _ in m)
+
+    @property
+    def defined(self) -> bool:
+        """Whether the value is never NaN in exact arithmetic."""
+        return all(a.defined for m in self.terms for a, _, _ in m)
+
+    @property
+    def total(self) -> bool:
+        """Whether the value is always a finite number."""
+        return all(a.finite and a.defined for m in self.terms for a, _, _ in m)
+
+    @property
+    def range(self) -> Interval:
+        """Where the value lies."""
+        if self._range is None:
+            low = high = 0.0
+            for mono, c in self.terms.items():
+                a, b = times((float(c), float(c)), mono_range(mono))
+                low, high = low + a, high + b
+            self._range = low, high
+        return self._range
+
+    @property
+    def nonzero(self) -> bool:
+        """Whether the value is known not to be 0."""
+        if self.number is not None:
+            return self.number != 0
+        low, high = self.range
+        if low > 0 or high < 0:
+            return True
+        each = [times((float(c), float(c)), mono_range(m)) for m, c in self.terms.items()]
+        if len(each) > 1 and any(a < 0 for a, _ in each) and any(b > 0 for _, b in each):
+            return False
+        return any(all(a.nonzero for a, _, _ in m) for m in self.terms)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether the value is 0 or 1: a product of comparisons, or 1 less one."""
+        wanted = -1 if len(self.terms) == 2 and self.terms.get(ONE) == 1 else 1
+        rest = [(m, c) for m, c in self.terms.items() if m != ONE or wanted == 1]
+        return len(rest) == 1 and rest[0][1] == wanted and all(is_bool(i) for i in rest[0][0])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Form) and (self is other or self.terms == other.terms)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{c}{''.join(f'·{a.op}^({p},{r})' for a, p, r in m)}" for m, c in self.terms.items()) or "0"
+
+
+def hashed(text: str) -> str:
+    """A short name for a text; two of a million differ with probability 1 - 1e-17."""
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def exact(value: float) -> Number:
+    """The decimal number that a float prints as."""
+    x = Fraction(repr(float(value)))
+    return x.numerator if x.denominator == 1 else x
+
+
+def tidy(x: Number) -> Number:
+    """A whole number as int, so that equal numbers print alike."""
+    return x.numerator if isinstance(x, Fraction) and x.denominator == 1 else x
+
+
+def constant(x: Number) -> Form:
+    """The form of a number."""
+    return Form({ONE: tidy(x)} if x else {})
+
+
+def of_atom(atom: Atom) -> Form:
+    """The form of an atom."""
+    return Form({((atom, 0 if atom.range[0] >= 0 else 1, 1),): 1})
+
+
+def magnitude(x: Number) -> Number:
+    """|x|, of the type that x has."""
+    return -x if x < 0 else x
+
+
+def is_bool(item: Item) -> bool:
+    """Whether a factor is 0 or 1."""
+    return item[0].is_mask or (item[1] == 0 and item[2] == 0 and item[0].defined)
+
+
+def mono_range(mono: Iterable[Item]) -> Interval:
+    """Where a product lies."""
+    found = (1.0, 1.0)
+    for item in mono:
+        found = times(found, item_range(item))
+    return found
+
+
+def item_range(item: Item) -> Interval:
+    """Where sign(x)^p |x|^r lies."""
+    atom, p, r = item
+    low, high = atom.range
+    least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    most = max(abs(low), abs(high))
+    if r >= 0:
+        top = _raised(most, r)
+        bottom = _raised(least, r) if atom.nonzero else 0.0
+    else:
+        top = math.inf if least == 0 else _raised(least, r)
+        bottom = _raised(most, r) if atom.nonzero and most < math.inf else 0.0
+    if not p or low >= 0:
+        return bottom, top
+    return (-top, -bottom) if high <= 0 else (-top, top)
+
+
+def _raised(x: float, r: Number) -> float:
+    if r == 0:
+        return 1.0
+    if x == math.inf:
+        return math.inf if r > 0 else 0.0
+    try:
+        return float(x ** float(r))
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,172 @@
+"""Simplify: the shortest equal program that the exact and the algebraic level find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ..cost import cost
+from ..flow import flow
+from ..interpret import Part
+from ..keys import MATRICES, SHAPES, probe
+from ..parameter import ParameterView
+from ..program import FIRST, REPEAT, Arg, Const, Program, Statement
+from .algebraic import spelled
+from .exact import exact
+from .rules import ALGEBRAIC, EXACT, LAWS, PROGRAM_RULES
+
+_WITHOUT: tuple[tuple[str, ...], ...] = ((), ("multiply out",))  # sums multiplied out, and left as they stand
+_AGREED = 1e-6  # the difference on the probe at which a shorter program is refused
+_ROUNDS = 4
+
+
+class Step(NamedTuple):
+    """A program after a step, by which rule it came to be, and how far it differs from the one before."""
+
+    rule: str
+    level: str
+    program: Program
+    difference: float  # the largest relative difference of updates on the probe, in float64
+
+
+def simplify(program: Program, level: str = ALGEBRAIC) -> Program:
+    r"""The shortest program found that is equal to this one; never longer, never with more states.
+
+    At level `exact` equal bit for bit; at level `algebraic` equal for real numbers, float64 agreeing to 1e-6 on the
+    probe. Every part of a program with a route is simplified by itself. A hyperparameter is taken at its default.
+
+    >>> rule = "def f(w, g, m, lr):\n  s = sqrt(m * m)\n  u = m / s\n  m = 0.9 * m + g\n  return lr * u, m"
+    >>> print(simplify(Program.parse(rule)), end="")
+    def f(w, g, m, lr):
+        return lr * sign(m), interp(g, m, 0.9)
+    """
+    if program.schedule:
+        return program
+    parts = [_part(part, level) for part in program.parts()]
+    whole = parts.pop()
+    while parts:
+        whole = replace(parts.pop(), fallback=whole)
+    return whole
+
+
+def explain(program: Program, level: str = ALGEBRAIC) -> list[Step]:
+    r"""How `simplify` goes from a program without a route to the shortest: a step for each rule that shortened it.
+
+    Rules are let in one after another; a step names the rule with which the program first became shorter, which may
+    need those before it.
+
+    >>> rule = "def f(w, g, m, v, lr):\n  v = g * w\n  s = sqrt(m * m)\n  m = 0.9 * m + g\n  return lr * m / s, m, v"
+    >>> [(step.rule, step.level) for step in explain(Program.parse(rule))][0]
+    ('dead code and repeated expressions', 'exact')
+    """
+    steps: list[Step] = []
+
+    def add(rule: str, kind: str, found: Program) -> None:
+        before = steps[-1].program if steps else program
+        if found != before:
+            steps.append(Step(rule, kind, found, difference(before, found)))
+
+    add("dead code and repeated expressions", EXACT, exact(program, patterns=False))
+    best = exact(program)
+    add("numbers folded and exact identities", EXACT, best)
+    if level == EXACT or any(s.op == REPEAT for s in program.statements):
+        return steps
+    laws = [rule.name for rule in (*LAWS, *PROGRAM_RULES) if rule.level == ALGEBRAIC]
+    for number, name in enumerate(laws):
+        found = _shortest(best, laws[number + 1 :])
+        if _is_smaller(found, best):
+            add(name, ALGEBRAIC, found)
+            best = found
+    while _is_smaller(found := _shortest(best), best):
+        needed = [name for name in laws if _shortest(best, (name,)) != found]
+        add(", ".join(needed) or "all rules together", ALGEBRAIC, found)
+        best = found
+    return steps
+
+
+def _part(program: Program, level: str) -> Program:
+    best = exact(program)
+    if level == EXACT or any(s.op == REPEAT for s in program.statements):
+        return best
+    for _ in range(_ROUNDS):
+        found = _shortest(best)
+        if not _is_smaller(found, best):
+            return best
+        best = found
+    return best
+
+
+def _shortest(program: Program, off: Sequence[str] = ()) -> Program:
+    """The smallest of the spellings that are smaller than a program; the program where none is."""
+    return min(_candidates(program, off), key=size, default=program)
+
+
+def _candidates(program: Program, off: Sequence[str]) -> Iterator[Program]:
+    for without in _WITHOUT:
+        for candidate in spelled(program, (*off, *without)):
+            shorter = _renamed(exact(candidate), program)
+            if _is_smaller(shorter, program) and difference(program, shorter) <= _AGREED:
+                yield shorter
+
+
+def size(program: Program) -> tuple[int, int, float, int]:
+    """What is made small: statements, then states, operations, and how long statements wait for others."""
+    live = flow(program)
+    depth: dict[Arg, int] = {}
+    for number, node in enumerate(live.nodes, live.first_node):
+        depth[number] = 1 + max((depth.get(a, 0) for a in node.args), default=0)
+    return len(program.statements), len(program.states), cost(program, live).operations, sum(depth.values())
+
+
+def _is_smaller(found: Program, best: Program) -> bool:
+    return size(found) < size(best) and len(found.states) <= len(best.states)
+
+
+def _renamed(program: Program, original: Program) -> Program:
+    """Numbers that are the value of one hyperparameter of the original, as that hyperparameter again."""
+    values = list(original.hypers)
+    wanted = [(i, v) for i, v in enumerate(values) if values.count(v) == 1 and v not in (0.0, 1.0, 2.0)]
+    literals = {a.value for s in program.statements for a in s.args if isinstance(a, Const)}
+    wanted = [(i, v) for i, v in wanted if v in literals]
+    if not wanted or program.hypers:
+        return program
+    first, shift = program.first_local, len(wanted)
+    slot = {v: first + n for n, (_, v) in enumerate(wanted)}
+
+    def new(arg: Arg) -> Arg:
+        if isinstance(arg, Const):
+            return slot.get(arg.value, arg)
+        return arg + shift if arg >= first else arg
+
+    names = [original.name_of(original.first_hyper + i) for i, _ in wanted]
+    return replace(
+        program,
+        statements=tuple(Statement(new(s.target), s.op, tuple(map(new, s.args))) for s in program.statements),  # type: ignore[arg-type]
+        returns=tuple(new(a) if isinstance(a, int) else a for a in program.returns),
+        hypers=tuple(v for _, v in wanted),
+        names=(*program.names[: first - FIRST], *names, *program.names[first - FIRST :]),
+    )
+
+
+def difference(a: Program, b: Program) -> float:
+    """The largest relative difference of the updates of two programs without a route on the probe, in float64.
+
+    Steps at which either is not finite are left out.
+    """
+    shapes = MATRICES if a.roles and "vector" not in a.roles else SHAPES
+    runs = []
+    for program in (a, b):
+        runner = Part(program, [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)])
+        runs.append([runner.step(*step) for step in probe(shapes)])
+    worst = 0.0
+    with np.errstate(all="ignore"):
+        for left, right in zip(*runs, strict=True):
+            x, y = (np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in side]) for side in (left, right))
+            good = np.isfinite(x) & np.isfinite(y)
+            scale = np.max(np.abs(x[good]), initial=0.0)
+            if scale:
+                worst = max(worst, float(np.max(np.abs(x - y)[good], initial=0.0) / scale))
+    return worst

@@ -1,0 +1,176 @@
+"""States: which are needed, and the scale at which each is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from fractions import Fraction
+
+import numpy as np
+
+from ..flow import Flow, flow
+from ..interpret import Part
+from ..keys import MATRICES, SHAPES, probe
+from ..ops import OPS
+from ..parameter import ParameterView
+from ..program import FIRST, Arg, Const, Program
+from ..ranges import Ranges
+from .algebra import TooLarge
+from .form import Form, Number, hashed, magnitude
+from .normal import INPUT, Assumed, Follower, Normal
+
+_ROUNDS = 12
+_STEPS = (4, 5, 6)  # of the probe
+
+
+def normal_form(
+    program: Program,
+    off: Collection[str] = (),
+    scales: Mapping[int, Number] | None = None,
+    peak: float | None = None,
+) -> Normal:
+    """The normal form of a program without a route; raises TooLarge where it outgrows the limits.
+
+    `scales` are those at which states are kept; without them each state is kept such that the leading coefficient of
+    what it adds to itself is 1. `peak` is what the atom of lr stands for, instead of the program's.
+    """
+    live = flow(program)
+    fixed = {i for i, _ in live.states if program.states[i].codec is not None}
+    follows = followers(live, fixed) if "a state that follows another" not in off else {}
+    assumed = Assumed(
+        dict(scales or {}), Ranges(program).states - fixed, colours=_colours(program, live), follows=follows
+    )
+    apart: set[tuple[int, int]] = set()
+    for _ in range(_ROUNDS):
+        found = Normal(live, program.peak if peak is None else peak, assumed, off)
+        better = _better(found, assumed, fixed, scales is None and "scale of a state" not in off, apart)
+        if better is None:
+            return found
+        assumed = better
+    raise TooLarge
+
+
+def _better(
+    found: Normal, assumed: Assumed, fixed: set[int], rescale: bool, apart: set[tuple[int, int]]
+) -> Assumed | None:
+    """What to assume instead; None where all holds."""
+    infinite = {i for i, end in found.ends.items() if not end.finite} | set(assumed.infinite)
+    undefined = {i for i, end in found.ends.items() if not end.defined} | set(assumed.undefined)
+    if len(infinite) > len(assumed.infinite) or len(undefined) > len(assumed.undefined):
+        return assumed._replace(infinite=infinite, undefined=undefined)
+    wrong = {(i, j) for i, j in assumed.same.items() if not _end_is(found, i, found.ends[j])}
+    if wrong:
+        apart |= wrong
+        return assumed._replace(same={i: j for i, j in assumed.same.items() if (i, j) not in apart})
+    zero = _zero(found)
+    if zero and "a state that stays 0" not in found.off:
+        return assumed._replace(zero={*assumed.zero, *zero})
+    if rescale:
+        scales = {i: _scale(found, i, end) for i, end in found.ends.items() if i not in fixed}
+        scales = {i: magnitude(k) if i in assumed.nonnegative else k for i, k in scales.items()}
+        if any(k != 1 for k in scales.values()):
+            new = {i: assumed.scales.get(i, 1) * k for i, k in scales.items()}
+            return assumed._replace(scales={**assumed.scales, **new})
+    same = _same(found, assumed, fixed, apart) if "equal states" not in found.off else {}
+    return assumed._replace(same={**assumed.same, **same}) if same else None
+
+
+def _end_is(found: Normal, index: int, wanted: Form) -> bool:
+    end = dict(found.flow.states)[index]
+    return found.scaled(found.opened(found.read(end)), 1 / Fraction(found.assumed.scales.get(index, 1))) == wanted
+
+
+def _zero(found: Normal) -> set[int]:
+    """States of which every new value is a product with such a state."""
+    zero = set(found.ends)
+    while True:
+        held = {found.atoms.get((INPUT, FIRST + i)) for i in zero} - {None}
+        still = {
+            i for i in zero
+            if found.ends[i].total and all(any(a in held for a, _, _ in m) for m in found.ends[i].terms)
+        }  # fmt: skip
+        if still == zero:
+            return zero
+        zero = still
+
+
+def _scale(found: Normal, index: int, end: Form) -> Number:
+    """The leading coefficient of what a state adds to itself."""
+    own = found.atoms.get((INPUT, FIRST + index))
+    added = Form({m: c for m, c in end.terms.items() if all(a is not own for a, _, _ in m)})
+    return found.primitive(added)[0]
+
+
+def _same(found: Normal, assumed: Assumed, fixed: set[int], apart: set[tuple[int, int]]) -> dict[int, int]:
+    """States that behaved alike on the probe: to be proved by what follows from it."""
+    first: dict[object, int] = {}
+    same = {}
+    for index in found.ends:
+        if index in fixed:
+            continue
+        looks = found.flow.kinds[FIRST + index], assumed.colours.get(index)
+        other = first.setdefault(looks, index)
+        if other != index and looks[1] is not None and (index, other) not in apart:
+            same[index] = other
+    return same
+
+
+def _colours(program: Program, live: Flow) -> dict[int, str]:
+    """What each state does on a few probe steps, up to a factor: a name that equal states share."""
+    if len(live.states) < 2:
+        return {i: "only" for i, _ in live.states}
+    shapes = MATRICES if program.roles and "vector" not in program.roles else SHAPES
+    runner = Part(program, [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)])
+    seen: dict[int, list[np.ndarray]] = {i: [] for i, _ in live.states}
+    for number in _STEPS:
+        runner.step(*probe(shapes)[number])
+        for index in seen:
+            state = runner.states[index]
+            each = state if isinstance(state, list) else [state]
+            seen[index] += [np.ravel(np.asarray(x, np.float64)) for x in each]
+    return {index: _name(np.concatenate(values)) for index, values in seen.items()}
+
+
+def _name(trace: np.ndarray) -> str:
+    usual = trace[np.isfinite(trace) & (trace != 0)]
+    scaled = trace / usual[0] if usual.size else trace
+    return hashed(" ".join(f"{x:.6e}" if x else "0" for x in scaled))
+
+
+# --- states that are functions of others ----------------------------------------------------------------------
+
+
+def followers(live: Flow, fixed: Collection[int]) -> dict[int, Follower]:
+    """States whose new value is made of new values of other states alone, and is 0 where those are 0.
+
+    Such a state is that function of the others at every step.
+    """
+    ends = dict(live.states)
+    found: dict[int, Follower] = {}
+    if len(ends) < 2:
+        return found
+    for index, end in ends.items():
+        if index in fixed or live.node(end) is None:
+            continue
+        kind = live.kinds[FIRST + index]
+        others = {e: j for j, e in ends.items() if j != index and j not in found and j not in fixed
+                  and live.kinds[FIRST + j] is kind and live.kind(e) is kind}  # fmt: skip
+        if end not in others and _at_zero(live, end, others) == 0:
+            found[index] = Follower(end, others)
+    return found
+
+
+def _at_zero(live: Flow, arg: Arg, others: dict[Arg, int]) -> float:
+    """The value where the others' new values are 0; NaN where anything else counts."""
+    if isinstance(arg, Const):
+        return arg.value
+    if arg in others:
+        return 0.0
+    node = live.node(arg)
+    if node is None:
+        return live.hypers.get(arg, float("nan"))
+    row = OPS[node.op]
+    if not row.elementwise or row.meaning is None or row.name == "worker_mean":
+        return float("nan")
+    args = [_at_zero(live, a, others) for a in node.args]
+    with np.errstate(all="ignore"):
+        return float("nan") if any(a != a for a in args) else float(row.meaning(*map(np.float64, args)))

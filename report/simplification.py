@@ -1,0 +1,58 @@
+"""A simplification on the screen or as markdown: the program after every step, and what made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ..dsl import Program
+from ..dsl.simplify import Step, explain
+
+
+def simplification(program: Program, level: str = "algebraic", markdown: bool = False) -> str:
+    r"""Every step from a program to the shortest, for each part of a program with a route.
+
+    >>> rule = Program.parse("def f(w, g, m, lr):\n  u = m / sqrt(m * m)\n  return lr * u, interp(g, m, 0.9)")
+    >>> print(simplification(rule, "exact"), end="")
+    f: 6 statements, 1 state
+    def f(w, g, m, lr):
+        u = m / sqrt(m * m)
+        return lr * u, interp(g, m, 0.9)
+    <BLANKLINE>
+    6 statements after numbers folded and exact identities (exact, bit for bit)
+    def f(w, g, m, lr):
+        u = m / sqrt(square(m))
+        return lr * u, interp(g, m, 0.9)
+    """
+    parts = [(part, explain(part, level)) for part in program.parts() if not part.schedule]
+    return "\n".join(_lines(parts, markdown)) + "\n"
+
+
+def _lines(parts: Sequence[tuple[Program, list[Step]]], markdown: bool) -> Iterator[str]:
+    for number, (part, steps) in enumerate(parts):
+        if number:
+            yield ""
+        count = len(part.states)
+        title = f"{part.name}: {_statements(part)}, {count} state{'' if count == 1 else 's'}"
+        yield f"## {title}" if markdown else title
+        yield from _text(part, markdown)
+        if not steps:
+            yield ""
+            yield "nothing to simplify"
+        for step in steps:
+            yield ""
+            how = "bit for bit" if step.level == "exact" else f"differs by {step.difference:.1g} on the probe"
+            title = f"{_statements(step.program)} after {step.rule} ({step.level}, {how})"
+            yield f"### {title}" if markdown else title
+            yield from _text(step.program, markdown)
+
+
+def _statements(program: Program) -> str:
+    return f"{len(program.statements)} statement{'' if len(program.statements) == 1 else 's'}"
+
+
+def _text(program: Program, markdown: bool) -> Iterator[str]:
+    fence = ["```python"] if markdown else []
+    yield from ["", *fence] if markdown else []
+    yield from str(replace(program, doc="")).rstrip().splitlines()
+    yield from ["```"] if markdown else []
