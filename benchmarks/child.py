@@ -18,7 +18,7 @@ from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.keys import behaviour, structural_key
-from stepsmith.search.breed import make_child, start_member
+from stepsmith.search.breed import make_child, remember, start_member
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.mutate import Mutator
 from stepsmith.search.population import Fold, Member
@@ -115,6 +115,6 @@ def _maker(name: str, space: str) -> Iterator[float]:
         child = make_child(number, 0, fold, strategy, known)
         yield process_time() - begin
         if child.identity and child.alias_of is None:
-            known[child.identity] = number
+            remember(known, child)
             assert child.rms is not None
             fold.members.append(Member(number, child.program, 0.0, child.rms))

@@ -1,28 +1,33 @@
 """Keys: when two programs are the same optimizer, cheaply.
 
-`structural_key` sees through names, dead code, shared expressions and the order of commutative arguments.
-`key` adds behaviour: what the program does on fixed probe steps, modulo the scale of its update. It may miss
-an equality; it must not merge what differs. A few hundred signs of Lion's update do not tell beta 0.9 from
-0.901, so what a program compares, roots and takes signs of counts beside what it returns; and where the probe
-has seen only one side of a jump, the whole live text counts.
+`structural_key` sees through names, dead code, shared expressions and the order of commutative arguments. `key` adds
+what the rules of `simplify` know: it is that of the normal form, modulo the scale of the update. `behaviour_key` is
+what the program does on fixed probe steps, modulo the scale of its update. Each may miss an equality that the other
+sees; neither may merge what differs. A few hundred signs of Lion's update do not tell beta 0.9 from 0.901, so what a
+program compares, roots and takes signs of counts beside what it returns; and where the probe has seen only one side
+of a jump, the normal form counts too.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cache
+from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .flow import Flow, Node, flow
-from .interpret import Part, Tensors, Value
+from .interpret import Part, Value
 from .kind import Kind
 from .ops import OPS
 from .parameter import ParameterView
+from .probe import MATRICES, SHAPES, TYPICAL, probe
 from .program import FIRST, LR, Arg, Const, Program
+from .simplify.algebra import TooLarge
+from .simplify.form import magnitude
+from .simplify.states import normal_form
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -109,51 +114,6 @@ def _digest(text: str | bytes) -> str:
 
 
 # --- behaviour ------------------------------------------------------------------------------------------
-
-
-class ProbeStep(NamedTuple):
-    """One step of the fixed probe."""
-
-    w: Tensors
-    g: Tensors
-    schedule: float
-    t: int
-    progress: float
-    oracles: dict[str, Value]
-
-
-SHAPES: tuple[tuple[int, ...], ...] = ((12,), (3, 3), (5,))
-MATRICES: tuple[tuple[int, ...], ...] = ((3, 4), (5, 3), (3, 3))  # for a program that vectors do not reach
-#: Scale of the gradient at each step: rising, so that small-gradient behaviour (an eps) shows before a large
-#: gradient fills the states; the plain ones in the middle set the scale of the update.
-SCALES = (1e-9, 1e-6, 1e-3, 1e-2, 1.0, 1.0, 0.3, 0.1, 1e3, 30.0, 1e8, 0.5)
-TYPICAL = (4, 5, 6, 7)  # the steps with gradients of ordinary size
-
-
-@cache
-def probe(shapes: tuple[tuple[int, ...], ...] = SHAPES) -> tuple[ProbeStep, ...]:
-    """The probe: tensors of unlike shape and scale, elements that are 0, schedule and t varied."""
-    random = np.random.Generator(np.random.Philox(key=20260101))
-    steps = []
-    w = [random.standard_normal(s) * scale for s, scale in zip(shapes, (1.0, 0.1, 3.0), strict=True)]
-    for x in w:
-        x.reshape(-1)[-1] = 0.0
-    for number, scale in enumerate(SCALES):
-        g = [random.standard_normal(s) * scale * f for s, f in zip(shapes, (1.0, 0.03, 5.0), strict=True)]
-        for x in g:
-            x.reshape(-1)[:1] = 0.0  # never a gradient
-            x.reshape(-1)[1 + number % 2] = 0.0  # sometimes none
-        if number in (3, 9):
-            g[2][:] = 0.0  # a tensor without a gradient
-        t = (1, 2, 3, 5, 9, 40, 170, 1000, 5000, 20000, 20001, 20002)[number]
-        schedule = 0.35 + 0.65 * (number % 3) / 2 if number < len(SCALES) - 1 else 0.0  # as at the end of a run
-        oracles: dict[str, Value] = {
-            "hutchinson": [np.abs(x) * scale for x in w], "gauss_newton": [x * x for x in g],
-            "two_point": np.float64(scale * (1 - number % 3)),
-        }  # fmt: skip
-        steps.append(ProbeStep(w, g, schedule, t, (number + 1) / (len(SCALES) + 1), oracles))
-        w = [x - 0.01 * random.standard_normal(x.shape) * (x != 0) for x in w]
-    return tuple(steps)
 
 
 class Behaviour(NamedTuple):
@@ -353,16 +313,43 @@ def _rounded(flat: Floats, scale: float, bits: int) -> bytes:
     return b"".join(a.tobytes() for a in (whole, exponent, kind))
 
 
-def key(program: Program, seen: Behaviour | None = None) -> str:
-    r"""The identity that a search uses: behaviour on the probe; where that is blind, the live text too.
+def key(program: Program) -> str:
+    r"""The normal form of a program, modulo one positive factor on its update.
 
-    Two programs with one key differ by less than 1.5e-11 relative on every probed update up to one positive
-    factor, and bend and jump alike. `seen` saves running the probe again.
+    Where the form outgrows its limits, which bound memory too, it is the structural key.
 
     >>> a = Program.parse("def f(w, g, m, lr):\n  m = m * 0.9 + g\n  return lr * m / sqrt(m * m), m")
     >>> b = Program.parse("def f(w, g, m, lr=0.1):\n  m = interp(g, m, 0.9)\n  return sign(m) * lr, m")
     >>> key(a) == key(b)
     True
     """
+    if program.schedule:
+        return structural_key(program)
+    parts = program.parts()
+    try:
+        forms = [normal_form(part) for part in parts]
+    except TooLarge:
+        return structural_key(program)
+    scales = [magnitude(form.primitive(form.update)[0]) for form in forms]
+    said = []
+    for part, form, scale in zip(parts, forms, scales, strict=True):
+        update = form.scaled(form.update, 1 / Fraction(scale)).digest
+        states = sorted(f"{form.state(i).digest} {part.states[i].codec} {end.digest}" for i, end in form.ends.items())
+        asked = [pair for pair in part.periods if form.flow.reads(pair[0])]
+        said.append((part.roles, Fraction(scale) / scales[0], update, states, asked))
+    return _digest(repr(said))
+
+
+def behaviour_key(program: Program, seen: Behaviour | None = None, form: str | None = None) -> str:
+    r"""What a program does on the probe; where that is blind, its normal form too.
+
+    Two programs with one key differ by less than 1.5e-11 relative on every probed update up to one positive factor,
+    and bend and jump alike. `seen` and `form`, the program's `key`, save making them again.
+
+    >>> a = Program.parse("def f(w, g, lr):\n  return lr * g * exp(w)")
+    >>> b = Program.parse("def f(w, g, lr=0.1):\n  return lr * exp(w + 1) * g")
+    >>> key(a) == key(b), behaviour_key(a) == behaviour_key(b)
+    (False, True)
+    """
     seen = seen or behaviour(program)
-    return _digest(seen.digest + (structural_key(program) if seen.blind else ""))
+    return _digest(seen.digest + ((form or key(program)) if seen.blind else ""))

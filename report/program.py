@@ -80,7 +80,7 @@ def _part(program: Program) -> Iterator[str]:
     yield "states      " + (", ".join(_states(program, live)) or "none")
     yield "constants   " + ", ".join(f"{n or 'literal'} = {v!r}" for n, v in program.constants())
     yield f"update      RMS {seen.rms:.3g} on the probe" if seen.finite else "update      not finite on the probe"
-    yield f"key         {key(program, seen)}"
+    yield f"key         {key(program)}"
     yield "symmetries"
     yield from (f"  {name:<24}{verdict}" for name, verdict in symmetries(program).items())
     yield from ("dataflow", *(f"  {line}" for line in dataflow(program)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ..dsl import Program
 from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
-from ..dsl.keys import Behaviour, behaviour, key
+from ..dsl.keys import Behaviour, behaviour, behaviour_key, key
 from ..dsl.program import LR
 from .ledger import Child
 from .population import Fold, Member
@@ -21,8 +21,20 @@ _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the
 
 
 def identity(program: Program, seen: Behaviour) -> str:
-    """The key and the scale of the update in half octaves: what makes two children the same work."""
-    return f"{key(program, seen)}:{round(math.log2(seen.rms) / _SCALE_STEP)}"
+    """Two names, by form and by behaviour, each with the scale of the update in half octaves.
+
+    Children that share a name are the same work.
+    """
+    form = key(program)
+    scale = round(math.log2(seen.rms) / _SCALE_STEP)
+    return f"{form}:{scale} {behaviour_key(program, seen, form)}:{scale}"
+
+
+def remember(known: MutableMapping[str, int], child: Child) -> None:
+    """Enters a child that is trained under its names."""
+    assert child.identity is not None
+    for name in child.identity.split():
+        known.setdefault(name, child.child)
 
 
 def _moves(seen: Behaviour) -> bool:
@@ -82,10 +94,11 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
             return replace(child, program=str(program), reason="rejected: no learning rate fits")
     if program.peak == 0:
         return replace(child, program=str(program), reason="rejected: the peak learning rate is 0")
-    name = identity(program, seen)
+    names = identity(program, seen)
     costs = cost(program, live)
     child = replace(
-        child, program=str(program), identity=name, rms=seen.rms, state=costs.state,
+        child, program=str(program), identity=names, rms=seen.rms, state=costs.state,
         operations=costs.operations, statements=costs.statements,
     )  # fmt: skip
-    return replace(child, alias_of=known[name]) if name in known else child
+    same = [known[name] for name in names.split() if name in known]
+    return replace(child, alias_of=min(same)) if same else child

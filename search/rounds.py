@@ -8,7 +8,7 @@ from typing import Any
 
 from ..evaluator.executors import Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
-from .breed import make_child, make_start
+from .breed import make_child, make_start, remember
 from .config import SearchConfig
 from .ledger import Child
 from .population import Fold
@@ -29,8 +29,7 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
         else:
             child = make_child(k, number, fold, strategy, known)
         if is_trainable(child):
-            assert child.identity is not None
-            known[child.identity] = k
+            remember(known, child)
             trainable += 1
         children.append(child)
     thresholds = [fold.threshold(s) for s in range(len(fold.config.stages))]

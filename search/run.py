@@ -20,7 +20,7 @@ from ..evaluator.curve import curve_of, dump
 from ..evaluator.executors import Dispatcher
 from ..evaluator.fitness import Trial
 from ..proxies import task
-from .breed import make_start, start_member
+from .breed import make_start, remember, start_member
 from .config import ConfigError, SearchConfig
 from .found import load_any
 from .ledger import Child, Ledger, LedgerError
@@ -29,7 +29,7 @@ from .rounds import Round, breed_round
 from .strategies import STRATEGIES
 
 _BARREN = 5  # rounds in a row without anything new to train: the mutations are exhausted
-SEARCH_VERSION = 3  # changes with anything that changes which children a seed gives
+SEARCH_VERSION = 4  # changes with anything that changes which children a seed gives
 
 
 class Stop(Exception):
@@ -123,7 +123,7 @@ class _Search:
     def _introduce(self, children: list[Child]) -> None:
         for child in children:
             if child.identity is not None and child.alias_of is None:
-                self.known[child.identity] = child.child
+                remember(self.known, child)
         self.children += len(children)
         self.bred += 1
 

@@ -12,7 +12,7 @@ import pytest
 from stepsmith.dsl import Const, Program, Statement
 from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.interpret import Interpreter
-from stepsmith.dsl.keys import behaviour, key, structural_key
+from stepsmith.dsl.keys import behaviour, behaviour_key, key, structural_key
 from stepsmith.dsl.program import G, W
 from stepsmith.search.mutate import Mutator
 
@@ -136,12 +136,16 @@ EQUAL_AT_OTHER_HEADERS = [
 ]  # fmt: skip
 
 
-def test_equal_programs_share_a_key():
+BOTH = pytest.mark.parametrize("named", [key, behaviour_key])
+
+
+@BOTH
+def test_equal_programs_share_a_key(named):
     """Missing some is allowed; the floor is what was measured."""
     pairs = [(rule(a), rule(b)) for a, b in EQUAL]
     pairs += [(rule(a, x), rule(b, y)) for a, x, b, y in EQUAL_AT_OTHER_HEADERS]
-    missed = [pair for pair in pairs if key(pair[0]) != key(pair[1])]
-    print(f"key: {len(pairs) - len(missed)} of {len(pairs)} equal pairs; missed:")
+    missed = [pair for pair in pairs if named(pair[0]) != named(pair[1])]
+    print(f"{named.__name__}: {len(pairs) - len(missed)} of {len(pairs)} equal pairs; missed:")
     for a, b in missed:
         print(a, b, sep="")
     assert len(pairs) >= 50
@@ -228,10 +232,11 @@ def near(a: np.ndarray, b: np.ndarray, tolerance: float = 1e-9) -> bool:
 
 
 @pytest.mark.parametrize("relative", [1e-3, 1e-6, -1e-3])
-def test_a_nudged_number_changes_the_key(starts, relative):
+@BOTH
+def test_a_nudged_number_changes_the_key(starts, relative, named):
     programs = {**starts, **{name: rule(*parts) for name, parts in ZOO.items()}}
     pairs = [(p, child) for p in programs.values() for child in nudged(p, relative)]
-    merged = [pair for pair in pairs if key(pair[0]) == key(pair[1])]
+    merged = [pair for pair in pairs if named(pair[0]) == named(pair[1])]
     wrong = [pair for pair in merged if not scales_only(*pair)]
     print(f"{len(pairs)} nudges, {len(merged)} share a key, {len(wrong)} of them wrongly")
     assert len(pairs) - len(merged) > 70
@@ -313,12 +318,13 @@ AWAY_IN_TIME = [
 ]  # fmt: skip
 
 
-def test_near_misses_keep_their_own_keys():
+@BOTH
+def test_near_misses_keep_their_own_keys(named):
     pairs = [(rule(a), rule(b)) for a, others in AWAY for b in others]
     pairs += [(rule(a, "lr=1e-3, t, progress"), rule(b, "lr=1e-3, t, progress")) for a, bs in AWAY_IN_TIME for b in bs]
     families = [[rule(a), *map(rule, others)] for a, others in AWAY]
     pairs += [pair for family in families for pair in combinations(family[1:], 2)]
-    merged = [f"{a}{b}" for a, b in pairs if key(a) == key(b)]
+    merged = [f"{a}{b}" for a, b in pairs if named(a) == named(b)]
     print(f"{len(pairs)} near misses")
     assert len(pairs) >= 200
     assert not merged, "\n".join(merged)
@@ -364,7 +370,7 @@ def test_mutants_that_share_a_key_behave_alike(starts, space):
             program, _ = mutator.mutate(program, random)
         seen = behaviour(program)
         if reject_reason(flow(program)) is None and seen.finite and seen.rms > 0:
-            families[key(program, seen)].setdefault(structural_key(program), program)
+            families[behaviour_key(program, seen)].setdefault(structural_key(program), program)
     groups = [list(family.values()) for family in families.values()]
     merged = [(first, other) for first, *others in groups for other in others]
     wrong = [f"{a}{b}" for a, b in merged[:60] if not truly_alike(a, b)]

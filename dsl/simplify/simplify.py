@@ -11,8 +11,8 @@ import numpy as np
 from ..cost import cost
 from ..flow import flow
 from ..interpret import Part
-from ..keys import MATRICES, SHAPES, probe
 from ..parameter import ParameterView
+from ..probe import MATRICES, SHAPES, probe
 from ..program import FIRST, REPEAT, Arg, Const, Program, Statement
 from .algebraic import spelled
 from .exact import exact

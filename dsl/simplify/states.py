@@ -9,9 +9,9 @@ import numpy as np
 
 from ..flow import Flow, flow
 from ..interpret import Part
-from ..keys import MATRICES, SHAPES, probe
 from ..ops import OPS
 from ..parameter import ParameterView
+from ..probe import MATRICES, SHAPES, probe
 from ..program import FIRST, Arg, Const, Program
 from ..ranges import Ranges
 from .algebra import TooLarge
