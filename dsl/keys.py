@@ -346,8 +346,8 @@ def behaviour_key(program: Program, seen: Behaviour | None = None, form: str | N
     Two programs with one key differ by less than 1.5e-11 relative on every probed update up to one positive factor,
     and bend and jump alike. `seen` and `form`, the program's `key`, save making them again.
 
-    >>> a = Program.parse("def f(w, g, lr):\n  return lr * g * exp(w)")
-    >>> b = Program.parse("def f(w, g, lr=0.1):\n  return lr * exp(w + 1) * g")
+    >>> a = Program.parse("def f(w, g, m, lr):\n  m = cbrt(interp(cube(g), cube(m), 0.9))\n  return lr * m, m")
+    >>> b = Program.parse("def f(w, g, m, lr):\n  m = interp(cube(g), m, 0.9)\n  return lr * cbrt(m), m")
     >>> key(a) == key(b), behaviour_key(a) == behaviour_key(b)
     (False, True)
     """

@@ -14,15 +14,16 @@ def simplification(program: Program, level: str = "algebraic", markdown: bool = 
 
     >>> rule = Program.parse("def f(w, g, m, lr):\n  u = m / sqrt(m * m)\n  return lr * u, interp(g, m, 0.9)")
     >>> print(simplification(rule, "exact"), end="")
-    f: 6 statements, 1 state
+    f: 5 statements, 1 state
     def f(w, g, m, lr):
         u = m / sqrt(m * m)
         return lr * u, interp(g, m, 0.9)
     <BLANKLINE>
-    6 statements after numbers folded and exact identities (exact, bit for bit)
+    5 statements after numbers folded and exact identities (exact, bit for bit)
     def f(w, g, m, lr):
         u = m / sqrt(square(m))
-        return lr * u, interp(g, m, 0.9)
+        m = interp(g, m, 0.9)
+        return lr * u, m
     """
     parts = [(part, explain(part, level)) for part in program.parts() if not part.schedule]
     return "\n".join(_lines(parts, markdown)) + "\n"

@@ -7,7 +7,7 @@ is. The side conditions throughout: values are finite, since Inf - Inf is not 0;
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 from ..interval import Interval
@@ -34,6 +34,7 @@ _EXPANDED = 8  # terms that a product of two sums may give
 _TRIED = 1000  # divisors tried in taking roots of numbers
 _MOST_BITS = 1000  # of a coefficient's numerator and denominator
 ZERO, UNIT = constant(0), constant(1)
+SINGLE = (Kind.GLOBAL, Kind.SCALAR)
 
 
 class TooLarge(Exception):
@@ -111,6 +112,8 @@ class Algebra:
         if len(x.terms) < 2:
             return x
         for item in {i: None for m in x.terms for i in m if i[0].op == SUM}:
+            if "masks by signs" not in self.off and item[1:] == (1, 0):
+                continue  # |x| is to stay sign(x) x
             base = sum_of(item[0])
             lead = self.lead(base)
             for mono, c in x.terms.items():
@@ -179,6 +182,8 @@ class Algebra:
         if single is None or "multiply out" in self.off:
             return x
         mono, c = single
+        if "masks by signs" not in self.off:
+            mono = tuple(j for i in mono for j in _size_by_sign(i))
         sums = [i for i in mono if _is_plain_sum(i)]
         if not sums or (len(sums) > 1 and math.prod(len(sum_of(i[0]).terms) for i in sums) > _EXPANDED):
             return x
@@ -227,10 +232,14 @@ class Algebra:
                 p, c = 0, -c
             if atom.is_mask:
                 p, r = 0, 1
+            elif atom.op == SUM and isinstance(r, int) and not _is_plain_sum(item) and sum_of(atom).mask_multiple:
+                k = sum_of(atom).mask_multiple  # k x is 0 or 1, so all its powers are itself
+                c *= Fraction(magnitude(k)) ** -r * k * (-1 if p and k < 0 else 1)
+                p, r = 1 if atom.range[0] < 0 else 0, 1
             if p == 0 and r == 0 and atom.nonzero and atom.defined:
                 continue
             done.append((atom, p, r))
-        mono = tuple(sorted(done))
+        mono = tuple(sorted(i for i in done if not _is_implied(i, done)))
         if _hides_nan(mono):
             return None
         return self._checked(Form({mono: tidy(c)}))
@@ -301,12 +310,59 @@ class Algebra:
         return Form({tuple(sorted((*shared, (base, p, 1)))): k})
 
     def common(self, x: Form) -> tuple[Mono, Form]:
-        """The factors that all products of a sum have, and the sum without them."""
-        first, *others = x.terms
-        shared = tuple(i for i in first if all(i in m for m in others))
-        if not shared or "multiply out" in self.off:
+        """The factors that all products of a sum have, and the sum without them.
+
+        A number per tensor that is never 0 leaves the leading product whether others have it or not.
+        """
+        if "multiply out" in self.off or len(x.terms) < 2:
             return (), x
-        return shared, Form({tuple(i for i in m if i not in shared): c for m, c in x.terms.items()})
+        shared = self._shared(x)
+        if shared:
+            taken = {a: (p, r) for a, p, r in shared}
+            terms: dict[Mono, Number] = {}
+            for mono, c in x.terms.items():
+                left = ((a, *_less(p, r, *taken.get(a, (0, 0)))) for a, p, r in mono)
+                terms[tuple(i for i in left if i[1] or i[2] or i[0] not in taken)] = c
+            if len(terms) < len(x.terms):
+                return (), x
+            x = Form(terms)
+        if x.kind in SINGLE or (ONE in x.terms and len(x.terms) == 1):
+            return shared, x
+        out = tuple(
+            i for i in self.lead(x) if i[0].kind in SINGLE and i[0].nonzero and i[0].defined and i[0].op != PRIME
+        )
+        if not out:
+            return shared, x
+        under = {i[0]: (i[1], tidy(-i[2])) for i in out}
+        terms = {}
+        for mono, c in x.terms.items():
+            part = self._times(mono, c, tuple((a, p, r) for a, (p, r) in under.items()), 1)
+            if part is None or len(part.terms) != 1:
+                return shared, x
+            terms.update(part.terms)
+        if len(terms) < len(x.terms):
+            return shared, x
+        both = self._times(shared, 1, out, 1) if shared else Form({out: 1})
+        if both is None:
+            return shared, x
+        ((mono, _),) = both.terms.items()
+        return mono, Form(terms)
+
+    @staticmethod
+    def _shared(x: Form) -> Mono:
+        """The least power of each atom that is in every product, on one side of the fraction bar."""
+        first, *others = ({i[0]: i for i in m} for m in x.terms)
+        shared = []
+        for atom, item in first.items():
+            items = [item, *(m[atom] for m in others if atom in m)]
+            same = all(i == item for i in items)
+            if len(items) == len(x.terms) and (
+                same or len({i[2] > 0 for i in items} | {i[2] == 0 for i in items}) == 2
+            ):
+                least = min(items, key=lambda i: (magnitude(i[2]), i[1]))
+                if same or (least[2] and all(i[2] != least[2] or i == least for i in items)):
+                    shared.append(least)
+        return tuple(shared)
 
     def base(self, prim: Form) -> Atom:
         """The atom of a sum that is raised to a power."""
@@ -314,7 +370,7 @@ class Algebra:
 
     def lead(self, x: Form) -> Mono:
         """The product whose coefficient stands for the scale of a sum."""
-        return min(x.terms, key=lambda m: [(a.digest, p, r) for a, p, r in m])
+        return min(x.terms, key=_by_tensors)
 
     def primitive(self, x: Form) -> tuple[Number, Form]:
         """A form as a number times one whose leading coefficient is 1."""
@@ -336,6 +392,10 @@ class Algebra:
             return ZERO
         if x.is_mask:
             return x
+        if self.fires("masks by signs"):
+            some, sign = self.power(x, 0, 0), self.power(x, 1, 0)
+            both = None if some is None or sign is None else self.sum(some, sign)
+            return None if both is None else self.scaled(both, HALF)
         single = x.single
         if single is None:
             shared, x = self.common(x)
@@ -372,6 +432,10 @@ class Algebra:
         difference = self.sum(x, y, -1)
         if chosen is None or difference is None:
             return None
+        if "masks by signs" not in self.off:
+            ratio = self._limited(chosen, x, y)
+            if ratio is not None:
+                return ratio
         bent = self._by_its_sign(chosen, difference)
         if bent:
             smallest = self.maximum(self.scaled(x, -1), self.scaled(y, -1)) if bent < 0 else None
@@ -404,9 +468,109 @@ class Algebra:
             return x
         if d.range[1] <= 0 and x.defined:
             return y
+        if "masks by signs" not in self.off:
+            for a, b in ((x, y), (y, x)):
+                found = self._clamped(a, b) or self._least_ratio(a, b)
+                if found is not None:
+                    return found
         size, both = self.power(d, 0, 1), self.sum(x, y)
         twice = None if size is None or both is None else self.sum(both, size)
         return None if twice is None else self.scaled(twice, HALF)
+
+    # --- what has many spellings ---
+
+    def limit(self, norm: Item, c: Form) -> Form | None:
+        """1 / max(norm, c)."""
+        largest = self.maximum(Form({(norm,): 1}), c)
+        return None if largest is None else self.power(largest, 1, -1)
+
+    def _least_ratio(self, x: Form, y: Form) -> Form | None:
+        """min(a, b / n) is [n != 0] b / max(n, b / a), and min(a, b n) is a n / max(n, a / b).
+
+        Takes -a and -b / n or -b n, and gives the maximum of them.
+        """
+        a, single = x.number, y.single
+        if a is None or a >= 0 or single is None or single[1] >= 0 or len(single[0]) != 1:
+            return None
+        ((atom, _, r),) = single[0]
+        if magnitude(r) != 1 or atom.range[0] < 0:
+            return None
+        if r == 1:
+            limit = self.limit((atom, 0, 1), constant(a / Fraction(single[1])))
+            least = None if limit is None else self.product(limit, of_atom(atom))
+            return None if least is None else self.scaled(least, a)
+        limit = self.limit((atom, 0, 1), constant(Fraction(single[1]) / a))
+        some = self.power(of_atom(atom), 0, 0)
+        part = None if limit is None or some is None else self.product(limit, some)
+        return None if part is None else self.scaled(part, single[1])
+
+    def _limited(self, chosen: Form, x: Form, y: Form) -> Form | None:
+        """X where n < c, else x c / n: x c / max(n, c)."""
+        for plain, divided in ((y, x), (x, y)):
+            whole, part = self.based(plain).single, self.based(divided).single
+            if whole is None or part is None:
+                continue
+            extra = [i for i in part[0] if i not in whole[0]]
+            bound = tidy(Fraction(part[1]) / whole[1])
+            if len(extra) != 1 or len(part[0]) != len(whole[0]) + 1 or extra[0][2] != -1 or bound <= 0:
+                continue
+            norm: Item = (extra[0][0], 0, 1)
+            n, c = Form({(norm,): 1}), constant(bound)
+            if norm[0].range[0] < 0 or chosen not in (self._compared(n, c) if divided is x else self._compared(c, n)):
+                continue
+            limit = self.limit(norm, c)
+            kept = None if limit is None else self.product(limit, Form({whole[0]: whole[1]}))
+            return None if kept is None else self.scaled(kept, bound)
+        return None
+
+    def _compared(self, x: Form, y: Form) -> tuple[Form, ...]:
+        """X > y and x >= y."""
+        difference = self.sum(x, y, -1)
+        back = self.sum(y, x, -1)
+        above = None if difference is None else self.positive(difference)
+        below = None if back is None else self.positive(back)
+        least = None if below is None else self.sum(UNIT, below, -1)
+        return tuple(f for f in (above, least) if f is not None)
+
+    def _clamped(self, x: Form, y: Form) -> Form | None:
+        """max(min(z, b), a) for a <= b is (a + b + |z - a| - |z - b|) / 2."""
+        a = y.number
+        if a is None:
+            return None
+        for atom in {i[0]: None for m in x.terms for i in m if i[0].op == SUM and i[1:] == (1, 0)}:
+            base = sum_of(atom)
+            lead = self.lead(base)
+            bent = self._times(lead, 1, ((atom, 1, 0),), 1)
+            if bent is None or bent.single is None or bent.single[0] not in x.terms:
+                continue
+            k = (
+                Fraction(x.terms[bent.single[0]]) / base.terms[lead]
+            )  # of |z - b|, minus a half of what z - b is of base
+            size = self.power(base, 0, 1)
+            rest = None if size is None else self.sum(x, size, -k)  # (z + b) / 2
+            ends = [None if rest is None else self.sum(rest, base, s * k) for s in (1, -1)]
+            over, b = ends if ends[1] is not None and ends[1].number is not None else ends[::-1]
+            if over is None or b is None or b.number is None or b.number < a or k >= 0:
+                continue
+            low, high = self.sum(over, y, -1), self.sum(over, b, -1)
+            sizes = [None if d is None else self.power(d, 0, 1) for d in (low, high)]
+            if sizes[0] is None or sizes[1] is None:
+                continue
+            bends = self.sum(sizes[0], sizes[1], -1)
+            whole = None if bends is None else self.sum(bends, constant(a + b.number))
+            return None if whole is None else self.scaled(whole, HALF)
+        return None
+
+
+def _less(p: int, r: Number, q: int, s: Number) -> tuple[int, Number]:
+    """A power divided by another."""
+    return (p + q) % 2, tidy(r - s)
+
+
+def _by_tensors(mono: Mono) -> tuple[object, ...]:
+    """Products in an order that numbers per tensor have no part in, but among equals."""
+    tensors = [(a.digest, p, r) for a, p, r in mono if a.kind not in SINGLE]
+    return not tensors, tensors, [(a.digest, p, r) for a, p, r in mono if a.kind in SINGLE]
 
 
 def sum_of(atom: Atom) -> Form:
@@ -414,6 +578,29 @@ def sum_of(atom: Atom) -> Form:
     (base,) = atom.args
     assert isinstance(base, Form)
     return base
+
+
+def _is_implied(item: Item, others: Sequence[Item]) -> bool:
+    """Whether a factor is [|x| != 0] beside x itself, which is 0 where that is."""
+    atom, p, r = item
+    if p or r or atom.op not in ("global_norm", "norm", "rms"):
+        return False
+    (inside,) = atom.args
+    assert isinstance(inside, Form)
+    wanted = {a for m in inside.terms for a, _, _ in m} if inside.single else {inside}
+    there = {sum_of(a) if a.op == SUM and not inside.single else a for a, _, _ in others}
+    return wanted <= there
+
+
+def _is_unit(atom: Atom) -> bool:
+    """Whether a factor can be divided by without a thought."""
+    return atom.nonzero and atom.defined and atom.finite and atom.op != PRIME
+
+
+def _size_by_sign(item: Item) -> tuple[Item, ...]:
+    """|x| as sign(x) x."""
+    atom, p, r = item
+    return ((atom, 1, 0), (atom, 1, 1)) if atom.op == SUM and (p, r) == (0, 1) and atom.range[0] < 0 else (item,)
 
 
 def _is_plain_sum(item: Item) -> bool:

@@ -10,6 +10,7 @@ from ..program import FIRST, LR, Program, build
 from .algebra import TooLarge
 from .form import Form, Item, Number, magnitude, tidy
 from .normal import INPUT, Normal
+from .rules import CANONICAL_LAWS
 from .settle import settle
 from .spell import Speller
 from .states import normal_form
@@ -22,13 +23,15 @@ def spelled(program: Program, off: Collection[str] = ()) -> Iterator[Program]:
 
     They differ in the scale at which states are kept. `off` names rules that are not used.
     """
+    off = (*off, *(rule.name for rule in CANONICAL_LAWS))
     try:
         form = normal_form(program, off)
-        tried: list[dict[int, Number]] = []
+        tried: list[object] = []
         for scales in _scales(form):
-            if scales not in tried:
-                tried.append(scales)
-                yield settle(_spelled(program, off, scales))
+            for powers in (form.assumed.powers, {}):
+                if (scales, powers) not in tried:
+                    tried.append((scales, powers))
+                    yield settle(_spelled(program, off, scales, powers))
     except TooLarge:
         return
 
@@ -47,7 +50,7 @@ def averages(form: Normal) -> dict[int, Number]:
         k = form.assumed.scales.get(index, 1)
         own = form.atoms.get((INPUT, FIRST + index))
         a = next((c for m, c in end.terms.items() if len(m) == 1 and m[0][0] is own and m[0][2] == 1), 0)
-        scales[index] = tidy(Fraction(k) / (1 - Fraction(a))) if 0 < a < 1 else k
+        scales[index] = tidy(Fraction(k) / (1 - Fraction(a))) if 0 < a < 1 and index not in form.assumed.powers else k
     return _with_equals(form, scales)
 
 
@@ -58,19 +61,28 @@ def _with_equals(form: Normal, scales: dict[int, Number]) -> dict[int, Number]:
     return {**scales, **others}
 
 
-def _spelled(program: Program, off: Collection[str], scales: Mapping[int, Number]) -> Program:
-    form = normal_form(program, off, scales)
+def _spelled(
+    program: Program, off: Collection[str], scales: Mapping[int, Number], powers: Mapping[int, Number]
+) -> Program:
+    form = normal_form(program, off, scales, powers)
     lr = lr_factor(form) if "lr absorbs a constant" not in off else None
     if lr is None:
-        form = normal_form(program, off, scales, peak=1.0)
+        form = normal_form(program, off, scales, powers, peak=1.0)
     return written(program, form, lr, sorted(form.ends), [*form.ends.values(), *form.values.values()])
 
 
-def written(program: Program, form: Normal, lr: Item | None, kept: Sequence[int], hints: Iterable[Form]) -> Program:
+def written(
+    program: Program,
+    form: Normal,
+    lr: Item | None,
+    kept: Sequence[int],
+    hints: Iterable[Form],
+    prefer_peak: bool = True,
+) -> Program:
     """A normal form as a program that keeps these states, in this order.
 
     `lr` is lr as a factor of the update, whose constant then goes into the peak; None where the form reads lr as it
-    is. `hints` say which free scales are preferred.
+    is. `hints` say which free scales are preferred, `prefer_peak` that the peak lr stays what it is.
     """
     slots = {FIRST + old: FIRST + new for new, old in enumerate(kept)}
     speller = Speller(form, lambda slot: slots.get(slot, slot), FIRST + len(kept), hints)
@@ -81,7 +93,8 @@ def written(program: Program, form: Normal, lr: Item | None, kept: Sequence[int]
     if lr is None:
         update = speller.value(speller.nice(form.update))
     else:
-        update, peak = _scaled(speller, form, lr)
+        update, best = _scaled(speller, form, lr, form.peak if prefer_peak else 0)
+        peak = None if program.lr is None and best == 1 else best
     return build(
         speller.statements, (update, *ends), tuple(program.states[i] for i in kept), (), peak,
         names=_names(program, form, speller, kept), name=program.name, doc=program.doc, periods=program.periods,
@@ -130,12 +143,11 @@ def _reads(form: Form, atom: object, seen: set[int]) -> bool:
     return False
 
 
-def _scaled(speller: Speller, form: Normal, lr: Item) -> tuple[int, float]:
+def _scaled(speller: Speller, form: Normal, lr: Item, own: Number) -> tuple[int, float]:
     """The update as lr times the rest, the peak of lr such that the rest is spelled shortest."""
     rest = speller.nice(_less(form.update, lr))
-    own = tidy(Fraction(form.peak))
     peaks = [own] if own > 0 else []
-    peaks += [magnitude(c) for c in rest.terms.values()]
+    peaks += sorted(magnitude(c) for c in rest.terms.values())
     best = min(peaks, key=lambda c: speller.plan(form.scaled(rest, 1 / Fraction(c))).cost - _OWN * (c == own))
     update = speller.statement("multiply", (LR, speller.value(form.scaled(rest, 1 / Fraction(best)))))
     return update, float(best)

@@ -39,13 +39,17 @@ def _part(program: Program) -> Program:
     bare = replace(program, names=(), name="canonical", doc="")
     short = exact(bare)
     try:
-        if len(flow(short).nodes) > _MOST_NODES:
-            raise TooLarge
-        form = normal_form(short, scales=averages(normal_form(short)))
-        lr = lr_factor(form)
-        short = replace(short, lr=None)  # the peak is in the constants
-        order = sorted(form.ends, key=lambda i: (form.assumed.colours.get(i, ""), i))
-        found = written(short, form, lr, order, form.ends.values())
+        found = _written(short)
     except TooLarge:
         found = short
     return replace(settle(replace(found, names=())), names=())
+
+
+def _written(short: Program) -> Program:
+    if len(flow(short).nodes) > _MOST_NODES:
+        raise TooLarge
+    form = normal_form(short)
+    form = normal_form(short, scales=averages(form), powers=form.assumed.powers)
+    order = sorted(form.ends, key=lambda i: (form.assumed.colours.get(i, ""), i))
+    bare = replace(short, lr=None)  # the peak is in the constants
+    return written(bare, form, lr_factor(form), order, form.ends.values(), prefer_peak=False)

@@ -15,6 +15,7 @@ from ..uses import Uses
 from .rules import PATTERNS
 from .settle import settle
 
+_ROUNDS = 12
 _FOLDED = 1e300  # numbers beyond are left to the run
 
 
@@ -32,11 +33,12 @@ def exact(program: Program, patterns: bool = True) -> Program:
     """
     if any(s.op == REPEAT for s in program.statements):
         return _without_dead(program)
-    while True:
+    for _ in range(_ROUNDS):  # until it is its own exact form, order of statements included
         shorter = _rebuilt(program, flow(program), patterns)
-        if len(shorter.statements) >= len(program.statements) and len(shorter.states) == len(program.states):
-            return shorter
+        if shorter == program:
+            break
         program = shorter
+    return program
 
 
 class _Rebuild:

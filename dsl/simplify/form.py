@@ -9,6 +9,7 @@ it is finite.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable
 from fractions import Fraction
@@ -50,18 +51,20 @@ class Atom:
 Item: TypeAlias = tuple[Atom, int, Number]  # sign(x)^p |x|^r
 Mono: TypeAlias = tuple[Item, ...]  # by digest
 ONE: Mono = ()
+_MOST_SIGNS = 3  # atoms whose signs are tried
 
 
 class Form:
     """A sum: coefficients of products."""
 
-    __slots__ = ("_digest", "_kind", "_range", "terms")
+    __slots__ = ("_digest", "_kind", "_mask", "_range", "terms")
 
     def __init__(self, terms: dict[Mono, Number]) -> None:
         self.terms = terms
         self._digest: str | None = None
         self._kind: Kind | None = None
         self._range: Interval | None = None
+        self._mask: Number | None = None
 
     @property
     def digest(self) -> str:
@@ -133,10 +136,18 @@ class Form:
 
     @property
     def is_mask(self) -> bool:
-        """Whether the value is 0 or 1: a product of comparisons, or 1 less one."""
-        wanted = -1 if len(self.terms) == 2 and self.terms.get(ONE) == 1 else 1
-        rest = [(m, c) for m, c in self.terms.items() if m != ONE or wanted == 1]
-        return len(rest) == 1 and rest[0][1] == wanted and all(is_bool(i) for i in rest[0][0])
+        """Whether the value is always 0 or 1."""
+        return self.mask_multiple == 1
+
+    @property
+    def mask_multiple(self) -> Number:
+        """By what the value is multiplied to be always 0 or 1; 0 where there is no such number.
+
+        Found by trying all signs of what signs are taken of.
+        """
+        if self._mask is None:
+            self._mask = _mask_multiple(self)
+        return self._mask
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Form) and (self is other or self.terms == other.terms)
@@ -182,6 +193,33 @@ def magnitude(x: Number) -> Number:
 def is_bool(item: Item) -> bool:
     """Whether a factor is 0 or 1."""
     return item[0].is_mask or (item[1] == 0 and item[2] == 0 and item[0].defined)
+
+
+def is_sign(item: Item) -> bool:
+    """Whether a factor is -1, 0 or 1."""
+    return item[0].is_mask or (item[2] == 0 and item[0].defined)
+
+
+def _mask_multiple(x: Form) -> Number:
+    atoms = list(dict.fromkeys(a for m in x.terms for a, _, _ in m))
+    if not atoms or len(atoms) > _MOST_SIGNS or not all(is_sign(i) for m in x.terms for i in m):
+        return 0
+    found: set[Number] = set()
+    for values in itertools.product(*map(_signs, atoms)):
+        sign = dict(zip(atoms, values, strict=True))
+        total: Number = 0
+        for mono, c in x.terms.items():
+            total += c * math.prod(sign[a] if p else abs(sign[a]) for a, p, _ in mono)
+        found.add(tidy(total))
+    found.discard(0)
+    return tidy(1 / Fraction(found.pop())) if len(found) == 1 else 0
+
+
+def _signs(atom: Atom) -> tuple[int, ...]:
+    """The signs that an atom may have."""
+    low, high = atom.range
+    signs = (0, 1) if atom.is_mask or low >= 0 else (-1, 0) if high <= 0 else (-1, 0, 1)
+    return tuple(s for s in signs if s) if atom.nonzero else signs
 
 
 def mono_range(mono: Iterable[Item]) -> Interval:

@@ -13,11 +13,10 @@ from ..kind import Kind, join
 from ..ops import OPS
 from ..program import FIRST, LR, PROGRESS, Arg, Const, G, T, W
 from ..ranges import range_of
-from .algebra import UNIT, ZERO, Algebra, TooLarge, sum_of
+from .algebra import SINGLE, UNIT, ZERO, Algebra, TooLarge, sum_of
 from .form import HALF, ONE, SUM, Atom, Form, Number, constant, exact, hashed, magnitude, of_atom
 
 INPUT, SPREAD = "input", "spread"  # atoms beside calls: an input or a state; a smaller kind written out
-_SINGLE = (Kind.GLOBAL, Kind.SCALAR)
 _POWERS: dict[str, tuple[int, Number]] = {
     "square": (0, 2), "cube": (1, 3), "sqrt": (0, HALF), "cbrt": (1, Fraction(1, 3)), "abs": (0, 1), "sign": (1, 0),
     "reciprocal": (1, -1),
@@ -42,7 +41,8 @@ class Follower(NamedTuple):
 class Assumed(NamedTuple):
     """What is taken for granted of the states while forms are made, and checked after."""
 
-    scales: Mapping[int, Number] = {}  # a state is read as this times what is kept
+    scales: Mapping[int, Number] = {}  # a state is read as this times what is kept,
+    powers: Mapping[int, Number] = {}  # raised to this
     nonnegative: Collection[int] = ()
     infinite: Collection[int] = ()  # may be
     undefined: Collection[int] = ()  # may be NaN
@@ -65,7 +65,16 @@ class Normal(Algebra):
         self.ends: dict[int, Form] = {}
         for index, end in live.states:
             if not any(index in gone for gone in (assumed.same, assumed.zero, assumed.follows)):
-                self.ends[index] = self.scaled(self.opened(self.read(end)), 1 / Fraction(assumed.scales.get(index, 1)))
+                self.ends[index] = self.end(index, end)
+
+    def end(self, index: int, value: Arg) -> Form:
+        """What is kept of a state's new value."""
+        kept: Form | None = self.opened(self.read(value))
+        if index in self.assumed.powers:
+            kept = self.power(self.opened(self.read(value)), 0, 1 / Fraction(self.assumed.powers[index]))
+        if kept is None:
+            raise TooLarge
+        return self.scaled(self.opened(kept), 1 / Fraction(self.assumed.scales.get(index, 1)))
 
     def read(self, arg: Arg) -> Form:
         """The form of a value."""
@@ -89,7 +98,12 @@ class Normal(Algebra):
         kept = self.assumed.same.get(index, index)
         if kept in self.assumed.zero:
             return ZERO
-        return self.scaled(of_atom(self.state(kept)), self.assumed.scales.get(index, 1))
+        value = self.scaled(of_atom(self.state(kept)), self.assumed.scales.get(index, 1))
+        if index not in self.assumed.powers:
+            return value
+        power = self.power(value, 0, self.assumed.powers[index])
+        assert power is not None
+        return power
 
     def _follow(self, arg: Arg, states: Mapping[Arg, int]) -> Form:
         """What a follower was at the end of the last step."""
@@ -132,7 +146,7 @@ class Normal(Algebra):
         args = [self.read(a) for a in node.args] if args is None else args
         if OPS[node.op].args or OPS[node.op].shape or OPS[node.op].axis:
             kinds = [self.flow.kind(a) for a in node.args]
-            args = [a if k in _SINGLE else self.wide(a, k) for a, k in zip(args, kinds, strict=True)]
+            args = [a if k in SINGLE else self.wide(a, k) for a, k in zip(args, kinds, strict=True)]
         method: Callable[..., Form | None] | None = getattr(self, f"_{name}", None) if name == node.op else None
         found = None
         if name in _POWERS:
@@ -182,9 +196,8 @@ class Normal(Algebra):
         return self.maximum(x, y) if self.fires("max by differences") else None
 
     def _min(self, x: Form, y: Form) -> Form | None:
-        largest = self._max(x, y)
-        both = self.sum(x, y)
-        return None if largest is None or both is None else self.sum(both, largest, -1)
+        largest = self._max(self.scaled(x, -1), self.scaled(y, -1))
+        return None if largest is None else self.scaled(largest, -1)
 
     def _greater(self, x: Form, y: Form) -> Form | None:
         if not self.fires("comparisons by differences"):
@@ -244,7 +257,7 @@ class Normal(Algebra):
             factor = self.scaled(factor, k)
             root = self._square_root(inner)
             if root is not None:
-                size = self._reduced("rms" if op == "mean" else "norm", root, single, True, result)
+                size = self._rms(root) if op == "mean" else self._norm(root)
                 squared = None if size is None else self.power(size, 0, 2)
                 return None if squared is None else self.product(factor, squared)
         return self.product(factor, of_atom(self._call_atom(op, (inner,), result)))
@@ -269,13 +282,17 @@ class Normal(Algebra):
         return Form({tuple((a, 0, r // 2) for a, _, r in single[0]): 1})
 
     def _rms(self, x: Form) -> Form | None:
-        return self._reduced("rms", x, _SINGLE, True, Kind.SCALAR)
+        return self._reduced("rms", x, SINGLE, True, Kind.SCALAR)
 
     def _norm(self, x: Form) -> Form | None:
-        return self._reduced("norm", x, _SINGLE, True, Kind.SCALAR)
+        if "masks by signs" not in self.off and x.kind is Kind.TENSOR:
+            size, mean = self._size(x), self._rms(x)
+            root = None if size is None else self.power(size, 0, HALF)
+            return None if root is None or mean is None else self.product(root, mean)
+        return self._reduced("norm", x, SINGLE, True, Kind.SCALAR)
 
     def _std(self, x: Form) -> Form | None:
-        parts = self._outside(x, _SINGLE)
+        parts = self._outside(x, SINGLE)
         if parts is None:
             return None
         factor = self.power(parts[0], 0, 1)
@@ -283,10 +300,10 @@ class Normal(Algebra):
         return None if factor is None else self.product(factor, of_atom(self._call_atom("std", (inner,), Kind.SCALAR)))
 
     def _mean(self, x: Form) -> Form | None:
-        return self._reduced("mean", x, _SINGLE, False, Kind.SCALAR)
+        return self._reduced("mean", x, SINGLE, False, Kind.SCALAR)
 
     def _sum(self, x: Form) -> Form | None:
-        return self._reduced("sum", x, _SINGLE, False, Kind.SCALAR)
+        return self._reduced("sum", x, SINGLE, False, Kind.SCALAR)
 
     def _global_norm(self, x: Form) -> Form | None:
         return self._reduced("global_norm", x, (Kind.GLOBAL,), True, Kind.GLOBAL)
@@ -327,6 +344,8 @@ class Normal(Algebra):
     def _clip(self, x: Form, c: Form) -> Form | None:
         if not (x.finite and c.finite) or x.number == 0 or not self.fires("positive scale leaves clip"):
             return None
+        if "masks by signs" not in self.off and (c.number or 0) > 0:
+            return self._clip_by_norm(x, c)
         k, prim = self.primitive(x)
         if prim.kind is not Kind.TENSOR:
             return None
@@ -334,6 +353,14 @@ class Normal(Algebra):
         low, high = prim.range
         range_ = (0.0 if low >= 0 else -math.inf, 0.0 if high <= 0 else math.inf)
         return self.scaled(of_atom(self.atom("clip", (prim, bound), Kind.TENSOR, range_)), k)
+
+    def _clip_by_norm(self, x: Form, c: Form) -> Form | None:
+        """X c / max(|x|, c)."""
+        norm = self._global_norm(x)
+        largest = None if norm is None else self.maximum(norm, c)
+        inverse = None if largest is None else self.power(largest, 1, -1)
+        part = None if inverse is None else self.product(inverse, x)
+        return None if part is None else self.product(part, c)
 
     # --- rows of which only traits are known ---
 

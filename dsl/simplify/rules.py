@@ -200,6 +200,22 @@ LAWS: tuple[Rule, ...] = (
     ),
 )
 
+#: What makes unlike spellings of one choice equal and none of them short: used by key and canonical form alone.
+CANONICAL_LAWS: tuple[Rule, ...] = (
+    _algebraic(
+        "masks by signs",
+        "(x > 0.0) - (-x > 0.0) = sign(x)",
+        "where(x > 0.0, 1.0, where(x < 0.0, -1.0, 0.0)) = sign(x)",
+        "where(x > y, x, y) = max(x, y)",
+        "max(min(x, 2.0), -1.0) = min(max(x, -1.0), 2.0)",
+        "where(global_norm(x) < 0.5, x, x * 0.5 / global_norm(x)) = clip(x, 0.5)",
+        "x * min(1.0, 0.5 / global_norm(x)) = clip(x, 0.5)",
+        "x * 0.5 / max(global_norm(x), 0.5) = clip(x, 0.5)",
+        "where(rms(x) > 2.0, y * 2.0 / rms(x), y) = 2.0 * y / max(2.0, rms(x))",
+        given="arguments are finite numbers",
+    ),
+)
+
 #: Rules about states and lr, which are more than expressions.
 PROGRAM_RULES: tuple[Rule, ...] = (
     Rule("dead code", EXACT, ()),
@@ -209,6 +225,7 @@ PROGRAM_RULES: tuple[Rule, ...] = (
     Rule("equal states", ALGEBRAIC, (), "equal at the start, and equal new values where they are equal"),
     Rule("a state that follows another", ALGEBRAIC, (), "its new value is a function of new values of others, 0 at 0"),
     Rule("scale of a state", ALGEBRAIC, (), "what reads it is divided by as much"),
+    Rule("power of a state", ALGEBRAIC, (), "it is never negative, and all of it is a sum raised to a power"),
     Rule("lr absorbs a constant", ALGEBRAIC, (), "lr is a factor of the update and read nowhere else"),
 )
-RULES: dict[str, Rule] = {r.name: r for r in (*PATTERNS, *LAWS, *PROGRAM_RULES)}
+RULES: dict[str, Rule] = {r.name: r for r in (*PATTERNS, *LAWS, *CANONICAL_LAWS, *PROGRAM_RULES)}

@@ -49,12 +49,13 @@ def _moved(program: Program, local: int, slot: int) -> Program:
     if len(places) != 1 or any(s.target == slot for s in program.statements) or slot in program.returns:
         return program
     statements = list(program.statements)
-    place = places[0]
-    last = max((i for i, s in enumerate(statements) if slot in s.args), default=place)
-    if last > place:
-        if any(local in s.args for s in statements[place + 1 : last + 1]):
-            return program
-        statements.insert(last, statements.pop(place))
+    own = statements.pop(places[0])
+    before = [i for i, s in enumerate(statements) if slot in s.args or (i < places[0] and s.target in own.args)]
+    after = [i for i, s in enumerate(statements) if local in s.args or (i >= places[0] and s.target in own.args)]
+    place = max(before, default=-1) + 1
+    if place > min(after, default=place):
+        return program
+    statements.insert(place, own)
 
     def new(arg: Arg) -> Arg:
         return slot if arg == local and isinstance(arg, int) else arg

@@ -41,7 +41,9 @@ def simplify(program: Program, level: str = ALGEBRAIC) -> Program:
     >>> rule = "def f(w, g, m, lr):\n  s = sqrt(m * m)\n  u = m / s\n  m = 0.9 * m + g\n  return lr * u, m"
     >>> print(simplify(Program.parse(rule)), end="")
     def f(w, g, m, lr):
-        return lr * sign(m), interp(g, m, 0.9)
+        u = sign(m)
+        m = interp(g, m, 0.9)
+        return lr * u, m
     """
     if program.schedule:
         return program
@@ -66,7 +68,7 @@ def explain(program: Program, level: str = ALGEBRAIC) -> list[Step]:
 
     def add(rule: str, kind: str, found: Program) -> None:
         before = steps[-1].program if steps else program
-        if found != before:
+        if sorted(_rows(found)) != sorted(_rows(before)):  # else only names and order
             steps.append(Step(rule, kind, found, difference(before, found)))
 
     add("dead code and repeated expressions", EXACT, exact(program, patterns=False))
@@ -85,6 +87,12 @@ def explain(program: Program, level: str = ALGEBRAIC) -> list[Step]:
         add(", ".join(needed) or "all rules together", ALGEBRAIC, found)
         best = found
     return steps
+
+
+def _rows(program: Program) -> Iterator[str]:
+    yield from (s.op for s in program.statements)
+    yield from (f"state {state.kind}" for state in program.states)
+    yield from (f"{value!r}" for _, value in program.constants())
 
 
 def _part(program: Program, level: str) -> Program:

@@ -115,7 +115,7 @@ class Speller:
     def nice(self, x: Form) -> Form:
         """The same value with free scales chosen such that it is spelled shortest."""
         terms: dict[Mono, Number] = {}
-        for mono, c in x.terms.items():
+        for mono, c in _ordered(x).terms.items():
             items, factor = [], constant(c)
             for atom, p, r in mono:
                 new, k = self._nice_atom(atom)
@@ -159,7 +159,7 @@ class Speller:
         lead = magnitude(self.algebra.primitive(was)[0])
         tried: dict[Number, None] = {tidy(k / Fraction(lead)): None for k in wanted}
         tried[1] = None
-        tried |= {tidy(1 / abs(Fraction(c))): None for c in x.terms.values()}
+        tried |= {tidy(1 / abs(Fraction(c))): None for c in _ordered(x).terms.values()}
         total = sum(x.terms.values())
         if total and any(_is_state(m) for m in x.terms):
             tried[tidy(1 / abs(Fraction(total)))] = None
@@ -182,6 +182,7 @@ class Speller:
             return self._keep(x, Plan(0.0))
         if x in self.open or len(self.open) > _DEEPEST:
             return Plan(math.inf)
+        x = _ordered(x)
         self.open.add(x)
         best = Plan(math.inf)
         for op, parts in self._splits(x):
@@ -585,6 +586,13 @@ def _digits(x: float) -> float:
 
 def _print_order(item: Item) -> tuple[int, str]:
     return _KINDS.get(item[0].kind, 2), item[0].digest
+
+
+def _ordered(x: Form) -> Form:
+    """The same form, its products in an order that does not depend on how it was made."""
+    if len(x.terms) < 2:
+        return x
+    return Form(dict(sorted(x.terms.items(), key=_term_order)))
 
 
 def _term_order(term: tuple[Mono, Number]) -> tuple[object, ...]:

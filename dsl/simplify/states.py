@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from fractions import Fraction
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..probe import MATRICES, SHAPES, probe
 from ..program import FIRST, Arg, Const, Program
 from ..ranges import Ranges
 from .algebra import TooLarge
-from .form import Form, Number, hashed, magnitude
+from .form import PRIME, SUM, Form, Number, hashed, magnitude
 from .normal import INPUT, Assumed, Follower, Normal
 
 _ROUNDS = 12
@@ -26,23 +25,29 @@ def normal_form(
     program: Program,
     off: Collection[str] = (),
     scales: Mapping[int, Number] | None = None,
+    powers: Mapping[int, Number] | None = None,
     peak: float | None = None,
 ) -> Normal:
     """The normal form of a program without a route; raises TooLarge where it outgrows the limits.
 
-    `scales` are those at which states are kept; without them each state is kept such that the leading coefficient of
-    what it adds to itself is 1. `peak` is what the atom of lr stands for, instead of the program's.
+    `scales` and `powers` are those at which states are kept; without them each is kept such that the leading
+    coefficient of what it adds to itself is 1. `peak` is what the atom of lr stands for, instead of the program's.
     """
     live = flow(program)
     fixed = {i for i, _ in live.states if program.states[i].codec is not None}
     follows = followers(live, fixed) if "a state that follows another" not in off else {}
     assumed = Assumed(
-        dict(scales or {}), Ranges(program).states - fixed, colours=_colours(program, live), follows=follows
+        dict(scales or {}),
+        dict(powers or {}),
+        Ranges(program).states - fixed,
+        colours=_colours(program, live),
+        follows=follows,
     )
     apart: set[tuple[int, int]] = set()
+    signed: set[int] = set()
     for _ in range(_ROUNDS):
         found = Normal(live, program.peak if peak is None else peak, assumed, off)
-        better = _better(found, assumed, fixed, scales is None and "scale of a state" not in off, apart)
+        better = _better(found, assumed, fixed, scales is None and "scale of a state" not in off, apart, signed)
         if better is None:
             return found
         assumed = better
@@ -50,7 +55,12 @@ def normal_form(
 
 
 def _better(
-    found: Normal, assumed: Assumed, fixed: set[int], rescale: bool, apart: set[tuple[int, int]]
+    found: Normal,
+    assumed: Assumed,
+    fixed: set[int],
+    rescale: bool,
+    apart: set[tuple[int, int]],
+    signed: set[int],
 ) -> Assumed | None:
     """What to assume instead; None where all holds."""
     infinite = {i for i, end in found.ends.items() if not end.finite} | set(assumed.infinite)
@@ -61,10 +71,21 @@ def _better(
     if wrong:
         apart |= wrong
         return assumed._replace(same={i: j for i, j in assumed.same.items() if (i, j) not in apart})
+    negative = {i for i in assumed.nonnegative if i in found.ends and found.ends[i].range[0] < 0}
+    if negative:
+        signed |= negative
+        return assumed._replace(nonnegative=set(assumed.nonnegative) - negative)
+    likely = {i for i in found.ends if i not in fixed | signed and _only_adds(found, i)} - set(assumed.nonnegative)
+    if likely:
+        return assumed._replace(nonnegative={*assumed.nonnegative, *likely})
     zero = _zero(found)
     if zero and "a state that stays 0" not in found.off:
         return assumed._replace(zero={*assumed.zero, *zero})
     if rescale:
+        powers = {i: r for i, end in found.ends.items() if i not in fixed and (r := _power(assumed, i, end)) != 1}
+        if powers and "power of a state" not in found.off:
+            new = {i: assumed.powers.get(i, 1) * r for i, r in powers.items()}
+            return assumed._replace(powers={**assumed.powers, **new})
         scales = {i: _scale(found, i, end) for i, end in found.ends.items() if i not in fixed}
         scales = {i: magnitude(k) if i in assumed.nonnegative else k for i, k in scales.items()}
         if any(k != 1 for k in scales.values()):
@@ -75,8 +96,7 @@ def _better(
 
 
 def _end_is(found: Normal, index: int, wanted: Form) -> bool:
-    end = dict(found.flow.states)[index]
-    return found.scaled(found.opened(found.read(end)), 1 / Fraction(found.assumed.scales.get(index, 1))) == wanted
+    return found.end(index, dict(found.flow.states)[index]) == wanted
 
 
 def _zero(found: Normal) -> set[int]:
@@ -98,6 +118,23 @@ def _scale(found: Normal, index: int, end: Form) -> Number:
     own = found.atoms.get((INPUT, FIRST + index))
     added = Form({m: c for m, c in end.terms.items() if all(a is not own for a, _, _ in m)})
     return found.primitive(added)[0]
+
+
+def _only_adds(found: Normal, index: int) -> bool:
+    """Whether a state gets what is never negative added to a share of itself."""
+    own = found.atoms.get((INPUT, FIRST + index))
+    added = {m: c for m, c in found.ends[index].terms.items() if not (len(m) == 1 and m[0][0] is own and c > 0)}
+    return Form(added).range[0] >= 0
+
+
+def _power(assumed: Assumed, index: int, end: Form) -> Number:
+    """The exponent of a sum that is all of a state that is never negative."""
+    single = end.single
+    items = [i for i in single[0] if i[0].op != PRIME] if single else []
+    if index not in assumed.nonnegative or len(items) != 1 or not end.total:
+        return 1
+    ((atom, p, r),) = items
+    return r if atom.op == SUM and r > 0 and (p == 0 or atom.range[0] >= 0) else 1
 
 
 def _same(found: Normal, assumed: Assumed, fixed: set[int], apart: set[tuple[int, int]]) -> dict[int, int]:
