@@ -77,7 +77,7 @@ class SearchConfig(BaseModel):
     )
     strategy: str = Field("evolution", description="how parents are chosen: evolution, random or constants")
     space: str = Field("elementwise", description="ops that mutation may write")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     steps: int | None = Field(None, ge=1, description="stop after this many training steps of children")
     stages: tuple[Stage, ...] = Field(DEFAULT_STAGES, min_length=1, max_length=8)
     population: int = Field(100, ge=2)

@@ -305,7 +305,10 @@ def test_a_wrong_file_on_the_command_line_is_one_line(fails):
 def test_numbers_that_make_no_sense_are_refused(fails):
     for option, value in (("--workers", "-1"), ("--elites", "-1"), ("--minutes", "-1"), ("--steps", "x")):
         assert option in fails("search", *QUICK, option, value)
-    assert fails("search", *QUICK, "--seed", "-1").startswith("search.toml: seed: ")
+    before = sorted(Path("runs").iterdir())
+    for seed in ("-1", "9223372036854775808", "9" * 30):
+        assert fails("search", *QUICK, "--seed", seed).startswith("search.toml: seed: ")
+    assert sorted(Path("runs").iterdir()) == before
 
 
 def test_a_resumed_run_keeps_its_own_options(fails):
