@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import stepsmith as stepsmith_package
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.proxies import tasks
@@ -222,6 +223,14 @@ def test_inspect_and_export_take_rows_of_a_run(home, monkeypatch):
     assert torch.isfinite(weight).all() and not torch.equal(weight.detach(), torch.ones(3))
 
 
+def test_python_loads_whatever_the_command_line_takes(home, monkeypatch):
+    monkeypatch.chdir(home[0])
+    assert stepsmith_package.load("cautious(lion)").name == "cautious_lion"
+    assert stepsmith_package.load("runs/1:best") == load("runs/1/best/1.opt")
+    assert stepsmith_package.load(Path("momentum.opt")) == stepsmith_package.load("./momentum.opt")
+    assert stepsmith_package.load("adamw@bytes_b64").name.startswith("adamw")
+
+
 def test_list_names_programs_tasks_and_spaces(home):
     shown = stepsmith("list", cwd=home[0]).stdout
     assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= set(shown.replace(";", " ").split())
@@ -258,7 +267,11 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("inspect", "cautious_decay(sgd)").startswith("sgd ")
     assert fails("inspect", "runs/1") == "runs/1 is a run, not a program; name one of its programs, as in runs/1:best"
     assert fails("inspect", "runs/1:999999").startswith("runs/1: no child '999999'; write best, or a number")
-    assert fails("inspect", "runs/7:best")
+    no_run = "; a program of a run is RUN:best or RUN:CHILD"
+    assert fails("inspect", "runs/9:best") == f"there is no run folder runs/9{no_run}"
+    assert fails("inspect", "runs/1:best:2") == f"there is no run folder runs/1:best{no_run}"
+    assert fails("inspect", "cautious(lion") == "'cautious(lion': a ) is missing at the end"
+    assert fails("inspect", "cautious(clip(lion)") == "'clip(lion': a ) is missing at the end"
 
 
 @pytest.mark.parametrize(
