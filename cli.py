@@ -6,7 +6,6 @@ import difflib
 import os
 import signal
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -299,23 +298,7 @@ def export(
 
 @app.command("list")
 def list_() -> None:
-    """List catalogued programs, tasks and op spaces."""
-    from .discovered import entries
-    from .dsl.ops import SPACES
-    from .proxies import task, tasks
+    """List catalogued programs, tasks, ops, inputs and codecs."""
+    from .report.listing import listing
 
-    print("programs")
-    for e in entries():
-        kind = "schedule" if e.program.schedule else f"{e.cost.state} state "
-        print(f"  {e.name:14} {kind:8} {e.cost.statements:2} statements  {e.description}")
-    print("tasks")
-    for name in tasks():
-        held_out = ", ".join(task(name).held_out)
-        print(
-            f"  {name:18} {task(name).steps} steps of {task(name).batch}"
-            + (f"; held out: {held_out}" if held_out else "")
-        )
-    print("op spaces")
-    for space in SPACES.values():
-        print(f"  {space.name:14} {len(space.ops)} ops: {space.doc.splitlines()[0]}")
-        print(textwrap.fill(" ".join(space.ops), 100, initial_indent=" " * 17, subsequent_indent=" " * 17))
+    print(listing(), end="")

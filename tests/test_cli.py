@@ -19,6 +19,9 @@ import torch
 import stepsmith as stepsmith_package
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
+from stepsmith.dsl.ops import ALIASES
+from stepsmith.dsl.program import RESERVED
+from stepsmith.dsl.syntax import CALLABLE
 from stepsmith.proxies import tasks
 
 sys.path.append(str(Path(__file__).parent))
@@ -233,7 +236,12 @@ def test_python_loads_whatever_the_command_line_takes(home, monkeypatch):
 
 def test_list_names_programs_tasks_and_spaces(home):
     shown = stepsmith("list", cwd=home[0]).stdout
-    assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= set(shown.replace(";", " ").split())
+    words = set(shown.replace(";", " ").split())
+    assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= words
+    assert CALLABLE - set(ALIASES) | set(RESERVED) | {"repeat", "bf16", "low_rank(rank)"} <= words
+    curves = {n: f"no AdamW curve yet: python benchmarks/tune.py {n}\n" in shown for n in ("digits", "digits_wide")}
+    assert curves == {"digits": False, "digits_wide": True}
+    assert re.search(r"^  adafactor +0\.002 state ", shown, re.MULTILINE)
 
 
 def test_help_is_given_without_loading_anything_heavy(tmp_path):
