@@ -107,6 +107,22 @@ def test_options_go_before_the_file(home):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("args", "note"),
+    [
+        (("--from", "muon"), "note: what is found from muon, which routes parameters by role, cannot be exported yet"),
+        (("--space", "matrix"), "note: matrix ops stand in programs with a route, and this start has none; "),
+        ((), ""),
+    ],
+)
+def test_a_search_warns_of_what_it_cannot_export(tmp_path, args, note):
+    write_inputs(tmp_path)
+    fast = ("--config", "search.toml", "--minutes", "0", "--workers", "0", "--elites", "0")
+    done = stepsmith("search", *fast, *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[1].startswith(note or "time ")
+
+
 def test_the_hint_to_resume_is_whole_however_long_the_folder(tmp_path):
     write_inputs(tmp_path)
     name = "a-long-name-" * 10
@@ -313,6 +329,19 @@ def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path, toml, words):
     message = str(caught.value).replace(f"{tmp_path}/", "")
     assert message.startswith(words) and "\n" not in message
     assert not (tmp_path / "run").exists()
+
+
+def test_the_readme_shows_every_key_with_its_default(tmp_path):
+    from stepsmith.search.config import SearchConfig, Stage, read_config
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (tmp_path / "my.toml").write_text(readme.partition("```toml\n")[2].partition("```")[0])
+    shown = read_config(tmp_path / "my.toml", {})
+    assert shown.model_fields_set == SearchConfig.model_fields.keys()
+    assert shown.stages[0].model_fields_set == Stage.model_fields.keys()
+    changed = {"steps": None, "stages": SearchConfig().stages}
+    assert shown.model_copy(update=changed) == SearchConfig()
+    assert shown.stages == (Stage(tasks=shown.stages[0].tasks),)
 
 
 def test_a_wrong_file_on_the_command_line_is_one_line(fails):
