@@ -7,15 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .discovered import load as load
     from .dsl import Program as Program
+    from .search.found import load_any
+
+    load = load_any
 
 __version__ = "0.1.0"
 
-# Public name -> the folder that defines it.
+# Public name -> the module that defines it, and its name there.
 _NAMES = {
-    "Program": "dsl",
-    "load": "discovered",
+    "Program": ("dsl", "Program"),
+    "load": ("search.found", "load_any"),
 }
 _FOLDERS = ("discovered", "dsl", "evaluator", "proxies", "report", "search")
 
@@ -24,7 +26,8 @@ def __getattr__(name: str) -> Any:
     if name in _FOLDERS:
         return import_module(f".{name}", __name__)
     if name in _NAMES:
-        value = getattr(import_module(f".{_NAMES[name]}", __name__), name)
+        module, known_as = _NAMES[name]
+        value = getattr(import_module(f".{module}", __name__), known_as)
         globals()[name] = value
         return value
     from difflib import get_close_matches

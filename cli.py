@@ -6,7 +6,6 @@ import difflib
 import os
 import signal
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,7 +96,7 @@ def search(
         typer.Option("--from", help="Program to evolve from: a name or an .opt file; repeatable."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with all that children depend on; see SearchConfig.")
+        Path | None, typer.Option(help="TOML file with all that children depend on; the README shows its keys.")
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="evolution, random or constants.")] = None,
     space: Annotated[
@@ -106,7 +105,8 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after this many training steps.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after this long [default: 8 unless --steps].")
+        float | None,
+        typer.Option(min=0, help="Stop after this long [default: 8 unless --steps]; re-scoring comes on top."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -191,6 +191,8 @@ def _search(
     resume = f"go on with: stepsmith search --resume {folder}"
     _say(console, f"run folder {folder}; strategy {config.strategy}, from {', '.join(config.start)}, "
                   f"seed {config.seed}, {workers} workers")  # fmt: skip
+    if warning := _beyond_export(ledger, config):
+        _say(console, f"note: {warning}")
     try:
         with LiveView(console) as view, interrupted:
 
@@ -214,6 +216,20 @@ def _search(
     finally:
         with interrupted:
             dispatcher.executor.close()
+
+
+def _beyond_export(ledger: Ledger, config: SearchConfig) -> str:
+    """Why what is found will not be exported, or which ops it will not hold; "" when there is nothing to say."""
+    from .discovered.export_torch import beyond_export
+    from .search.run import start_programs
+
+    starts = start_programs(ledger)
+    reasons = [f"from {n}, which {r}" for n, p in zip(config.start, starts, strict=True) if (r := beyond_export(p))]
+    if reasons:
+        return f"what is found {' or '.join(reasons)}, cannot be exported yet"
+    if config.space == "matrix":
+        return "matrix ops stand in programs with a route, and this start has none; those cannot be exported yet"
+    return ""
 
 
 def _show_elites(
@@ -330,23 +346,7 @@ def export(
 
 @app.command("list")
 def list_() -> None:
-    """List catalogued programs, tasks and op spaces."""
-    from .discovered import entries
-    from .dsl.ops import SPACES
-    from .proxies import task, tasks
+    """List catalogued programs, tasks, ops, inputs and codecs."""
+    from .report.listing import listing
 
-    print("programs")
-    for e in entries():
-        kind = "schedule" if e.program.schedule else f"{e.cost.state} state "
-        print(f"  {e.name:14} {kind:8} {e.cost.statements:2} statements  {e.description}")
-    print("tasks")
-    for name in tasks():
-        held_out = ", ".join(task(name).held_out)
-        print(
-            f"  {name:18} {task(name).steps} steps of {task(name).batch}"
-            + (f"; held out: {held_out}" if held_out else "")
-        )
-    print("op spaces")
-    for space in SPACES.values():
-        print(f"  {space.name:14} {len(space.ops)} ops: {space.doc.splitlines()[0]}")
-        print(textwrap.fill(" ".join(space.ops), 100, initial_indent=" " * 17, subsequent_indent=" " * 17))
+    print(listing(), end="")

@@ -28,7 +28,7 @@ C-AdamW, C-Lion c_adamw c_lion|SGD-SaI sgd_sai|AdamP adamp|SCALE scale|SinkGD si
 SWAN swan|ROOT root|SOAP soap|GaLore galore|Fira fira|APOLLO, APOLLO-Mini apollo apollo_mini|Conda conda|
 Sophia-G sophia|AdaHessian adahessian|MeZO mezo|8-bit Adam adam8bit|1-bit Adam onebit_adam"""
 _NEEDS = {
-    "where": {"where", "less", "less_equal", "greater", "greater_equal", "max", "min", "sign"},
+    "comparisons": {"where", "less", "less_equal", "greater", "greater_equal"},
     "periods": {"every"},
     "first step": {"first"},
     "random projection": {"random_projection"},
@@ -41,23 +41,21 @@ _NEEDS = {
 
 
 def needs(program: Program) -> list[str]:
-    """What a rule asks of the language beyond elementwise arithmetic."""
-    found: set[str] = set()
-    for part in program.parts()[:1]:
-        live = flow(part)
-        ops = {node.op for node in live.nodes}
-        found |= {need for need, rows_ in _NEEDS.items() if ops & rows_}
-        found |= {"axes"} if any(OPS[op].axis for op in ops) else set()
-        found |= (
-            {"tensor reductions"} if any(OPS[op].result is Kind.SCALAR and not OPS[op].axis for op in ops) else set()
-        )
-        found |= {"t"} if live.reads(T) else set()
-        found |= {"progress"} if live.reads(PROGRESS) else set()
-        found |= {"noise"} if live.reads(NOISE) else set()
-        found |= {"loss values"} if live.reads(TWO_POINT) else set()
-        found |= {"Hessian diagonal"} if any(slot != TWO_POINT for slot, _ in part.periods) else set()
-        found |= {"codecs"} if any(state.codec for state in part.states) else set()
-    return sorted(found | ({"roles"} if program.fallback else set()))
+    """What the text of a rule's own part asks of the language beyond elementwise arithmetic."""
+    live = flow(program)
+    ops = {statement.op for statement in program.statements} & OPS.keys()
+    asked = {need: bool(ops & rows_) for need, rows_ in _NEEDS.items()} | {
+        "axes": any(OPS[op].axis for op in ops),
+        "tensor reductions": any(OPS[op].result is Kind.SCALAR and not OPS[op].axis for op in ops),
+        "t": live.reads(T),
+        "progress": live.reads(PROGRESS),
+        "noise": live.reads(NOISE),
+        "loss values": live.reads(TWO_POINT),
+        "Hessian diagonal": any(slot != TWO_POINT for slot, _ in program.periods),
+        "codecs": any(state.codec for state in program.states),
+        "roles": program.fallback is not None,
+    }
+    return sorted(need for need, is_so in asked.items() if is_so)
 
 
 @cache

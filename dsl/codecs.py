@@ -30,6 +30,16 @@ class Codec(NamedTuple):
         return f"{self.name}({self.number})" if self.number else self.name
 
     @property
+    def words(self) -> str:
+        """What its number is, too.
+
+        >>> Codec("int8", 4096).words, Codec("low_rank", 2).words, Codec("bf16").words
+        ('int8 from 4096 elements', 'low_rank of rank 2', 'bf16')
+        """
+        said = {"least elements": f"from {self.number} elements", "rank": f"of rank {self.number}"}
+        return f"{self.name} {said[CODECS[self.name].number]}" if self.number else self.name
+
+    @property
     def needs_matrix(self) -> bool:
         """Whether it stores matrices alone."""
         return self.name == "low_rank"

@@ -41,17 +41,19 @@ def quoted(word: str) -> str:
     return repr(short(word))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word, or the known words when none is near.
+def did_you_mean(word: str, known: Iterable[str], near_from: float = 0.5, most: int = 10) -> str:
+    """A hint that names the nearest known word, or the first known words when none is near.
+
+    `near_from` is the least share of letters that two near words have in common, `most` how many known words are shown.
 
     >>> did_you_mean("sgin", ["sign", "sqrt"])
     "did you mean 'sign'?"
     """
     known = sorted(known)
     near = [name for name in known if sorted(name) == sorted(word)]  # two letters changed places
-    near = near or difflib.get_close_matches(word[:60], known, n=1, cutoff=0.5)
+    near = near or difflib.get_close_matches(word[:60], known, n=1, cutoff=near_from)
     if near:
         return f"did you mean {quoted(near[0])}?"
-    shown = [short(name) for name in known[:10]]
-    shown += [f"and {len(known) - 10} more"] if len(known) > 10 else []
+    shown = [short(name) for name in known[:most]]
+    shown += [f"and {len(known) - most} more"] if len(known) > most else []
     return "known: " + ", ".join(shown) if known else "none are known"

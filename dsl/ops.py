@@ -165,7 +165,8 @@ ROWS: tuple[Op, ...] = (
     row("std", 1, None, "even", cost=4, **_each, expand=("x", "rms(x - mean(x))")),
     row("identity", 1, lambda x: x, "odd linear degree:1", torch="{0}", c="x", cost=0),
     # the count of steps: a remainder, a value renewed every k steps, and one of the first step alone
-    row("floor", 1, np.floor, "rising", torch="torch.floor({0})", c="floor{f}(x)", foreach="floor"),
+    row("floor", 1, np.floor, "rising", torch="torch.floor({0})", c="floor{f}(x)", foreach="floor",
+        doc="the largest whole number that is not above x"),
     row("mod", 2, _mod, "degree:1", torch="{0} - {1} * torch.floor(_divide({0}, {1}))",
         c="y == 0 ? x : x - y * floor{f}(x / y)", cost=4),
     row("every", 3, None, expand=("k", "x", "y", "where(mod(t - 1, k) < 1, x, y)"),

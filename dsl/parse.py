@@ -62,15 +62,35 @@ def parse(text: str, source: str = "", resolve: Callable[[str], Program] | None 
     try:
         if len(text) > MAX_TEXT:
             raise ProgramError(f"text of {len(text)} characters; a program has at most {MAX_TEXT}")
-        try:
-            tree: Any = _grammar().parse(text + "\n")
-        except VisitError as error:
-            raise error.orig_exc from None
-        except (UnexpectedToken, UnexpectedCharacters, UnexpectedEOF) as error:
-            raise _syntax(error, text) from None
-        return Linker(tree, resolve).program(_leading_comment(text))
+        return _parsed(text, resolve)
     except ProgramError as error:
-        raise error.located(source) from None
+        raise _earliest(error, text, resolve).located(source) from None
+
+
+def _parsed(text: str, resolve: Callable[[str], Program] | None) -> Program:
+    try:
+        tree: Any = _grammar().parse(text + "\n")
+    except VisitError as error:
+        raise error.orig_exc from None
+    except (UnexpectedToken, UnexpectedCharacters, UnexpectedEOF) as error:
+        raise _syntax(error, text) from None
+    return Linker(tree, resolve).program(_leading_comment(text))
+
+
+def _earliest(error: ProgramError, text: str, resolve: Callable[[str], Program] | None) -> ProgramError:
+    """The error on the first wrong line, though calls are looked up before all names.
+
+    The lines before an error are parsed alone, with any return; without the functions after it they say too little.
+    """
+    lines, first = text.split("\n"), error.line or 1
+    if first < 3 or any(line.lstrip().startswith("def") for line in lines[first - 1 :]):
+        return error
+    try:
+        _parsed("\n".join([*lines[: first - 1], "return 0"]), resolve)
+    except ProgramError as other:
+        if other.line is not None and other.line < first:
+            return _earliest(other, text, resolve)
+    return error
 
 
 def _leading_comment(text: str) -> str:

@@ -25,6 +25,7 @@ _LONG = 3000  # steps after which averages have settled
 _UNEVEN = 2.0
 _SETTLED = 1.01  # growth over a factor of a million that is none
 _SHARP = 10.0  # a proved bound above this is likely far from what happens
+_SAYS_SOMETHING = 1e4  # lr; one above this says no more than that there is one
 
 
 class Verdict(NamedTuple):
@@ -171,6 +172,8 @@ def bounded(program: Program) -> Verdict:
 
 
 def _within(most: float, sized: bool) -> str:
+    if most > _SAYS_SOMETHING:
+        return "finite (the proof gives above 1e4 lr)"
     return f"|update| <= {most:.4g} lr at w = 0" + (", shape (1024, 1024)" if sized else "")
 
 

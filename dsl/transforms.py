@@ -56,7 +56,7 @@ class Split:
     >>> print(split(rule).decay, split(rule), sep="")
     def f(w, g, lr):
         return lr * (0.1 * w)
-    a mask covers the update without its decay
+    weight decay is separate: cautious masks the rest
     """
 
     update: Program | None
@@ -64,8 +64,8 @@ class Split:
 
     def __str__(self) -> str:
         if self.decay is None:
-            return "a mask covers the whole update: it has no decay"
-        return "a mask covers the update without its decay" if self.update else "the whole update is decay"
+            return "none: cautious masks the whole update"
+        return "weight decay is separate: cautious masks the rest" if self.update else "the whole update is decay"
 
 
 def split(program: Program) -> Split:

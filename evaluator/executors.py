@@ -88,6 +88,7 @@ class Processes:
     def _new_pool(self) -> Any:
         from pebble import ProcessPool
 
+        _start_tracker()
         return ProcessPool(
             max_workers=self.workers,
             initializer=_start_worker,
@@ -110,12 +111,24 @@ class Processes:
         self.pool.join()
 
 
+def _start_tracker() -> None:
+    """The process that removes our semaphores after a kill -9, without a warning that it had to."""
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Threads and processes that start meanwhile never see Ctrl-C, not even while they load: it is the driver's."""
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # it would unblock the signal
+    _start_tracker()  # it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -105,7 +105,7 @@ def _states(program: Program, live: Flow) -> list[str]:
     kept = {index for index, _ in live.states}
     return [
         f"{program.name_of(FIRST + i)}: {state.kind}"
-        + (f" in {state.codec}" if state.codec else "")
+        + (f" in {state.codec.words}" if state.codec else "")
         + ("" if i in kept else " (dead)")
         for i, state in enumerate(program.states)
     ]

@@ -77,7 +77,7 @@ class SearchConfig(BaseModel):
     )
     strategy: str = Field("evolution", description="how parents are chosen: evolution, random or constants")
     space: str = Field("elementwise", description="ops that mutation may write")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     steps: int | None = Field(None, ge=1, description="stop after this many training steps of children")
     stages: tuple[Stage, ...] = Field(DEFAULT_STAGES, min_length=1, max_length=8)
     population: int = Field(100, ge=2)
@@ -148,16 +148,21 @@ def read_config(path: Path | None, overrides: dict[str, Any]) -> SearchConfig:
 
 
 def _one_line(error: ValidationError, path: Path | None) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        fields = Stage.model_fields if place.startswith("stages.") else SearchConfig.model_fields
-        name = str(first["loc"][-1])
-        elsewhere = {"from": "it is called 'start' here"} | {
-            option: f"it is an option of the command line, --{option}"
-            for option in ("minutes", "workers", "elites", "out", "resume")
-        }
-        message = f"unknown option {name!r}; {elsewhere.get(name) or did_you_mean(name, fields)}"
+    """The first unknown option, which is often why another seems to lack; else the first error."""
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    place = ".".join(str(part) for part in errors[0]["loc"])
+    if errors[0]["type"] == "extra_forbidden":
+        message = _unknown(str(errors[0]["loc"][-1]), place.startswith("stages."))
     else:
-        message = f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        message = f"{place + ': ' if place else ''}{errors[0]['msg'].removeprefix('Value error, ')}"
     return f"{path}: {message}" if path else message
+
+
+def _unknown(name: str, in_stage: bool) -> str:
+    elsewhere = {"from": "it is called 'start' here"} | {
+        option: f"it is an option of the command line, --{option}"
+        for option in ("minutes", "workers", "elites", "out", "resume")
+    }
+    elsewhere |= dict.fromkeys(Stage.model_fields.keys() - {"seeds"}, "it is an option of a stage, under [[stages]]")
+    fields = Stage.model_fields if in_stage else SearchConfig.model_fields
+    return f"unknown option {name!r}; {elsewhere.get(name) or did_you_mean(name, fields, 0.65, len(fields))}"

@@ -4,25 +4,26 @@ transform of one: `cautious(lion)`, `clip(runs/1:best, max_norm=0.5)`.
 
 from __future__ import annotations
 
+import os
 import re
 from inspect import signature
 from pathlib import Path
 
 from ..discovered import load
+from ..discovered.catalogue import SUFFIX
 from ..discovered.layout import comma_parts
 from ..dsl import Program, ProgramError, did_you_mean
 from ..dsl.errors import quoted
 from ..dsl.transforms import TRANSFORMS
-from ..evaluator.curve import curve_of
-from ..proxies import task
 from .ledger import Ledger, LedgerError
 
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
 
-def load_any(name: str) -> Program:
-    """The program that a name stands for.
+def load_any(name_or_path: str | os.PathLike[str]) -> Program:
+    """The program that a name stands for, or that a file holds.
 
+    `lion` is a catalogued program; what ends in `.opt` or holds a `/` is a file, as every `os.PathLike` is.
     `adamw@bytes` is AdamW as tuned on that task for its AdamW curve, at the task's budget. `RUN:best` is the
     first of the run's hall of fame (before re-scoring: the fittest row), `RUN:3` row 3 at its best learning
     rate. `cautious(NAME)` is a transform of a program, with options as in Python. Raises ValueError, LookupError or
@@ -31,17 +32,35 @@ def load_any(name: str) -> Program:
     >>> load_any("cautious(lion, scale=mean_eps)").name
     'cautious_lion'
     """
+    if not isinstance(name_or_path, str):
+        return load(name_or_path)
+    name = name_or_path
     if called := _CALL.fullmatch(name.strip()):
         return _transformed(*called.groups())
+    if re.match(r"\s*\w+\(", name) and not Path(name).exists():
+        raise ProgramError(f"{quoted(name)}: a ) is missing at the end")
     rule, at, where = name.partition("@")
-    if at and rule == "adamw":
-        tuned = task(where)
-        return curve_of(tuned).point(tuned.steps).run().program
+    return _tuned(where) if at and rule == "adamw" else _of_run(name)
+
+
+def _tuned(where: str) -> Program:
+    """AdamW as tuned on a task; torch is imported for this alone."""
+    from ..evaluator.curve import curve_of
+    from ..proxies import task
+
+    tuned = task(where)
+    return curve_of(tuned).point(tuned.steps).run().program
+
+
+def _of_run(name: str) -> Program:
+    """The program of a run, or of the catalogue where the name is no run's."""
     folder, colon, which = name.rpartition(":")
     if Path(name, "ledger.sqlite").is_file():
         raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {name}:best")
-    if not colon or not Path(folder).is_dir():
+    if not colon or name.endswith(SUFFIX) or Path(name).exists():
         return load(name)
+    if not Path(folder).is_dir():
+        raise LedgerError(f"there is no run folder {folder}; a program of a run is RUN:best or RUN:CHILD")
     best = Path(folder, "best", "1.opt")
     if which == "best" and best.is_file():
         return load(str(best))

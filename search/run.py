@@ -48,8 +48,7 @@ def run_search(
     Ends at the configuration's steps, after `minutes`, or when `progress` raises Stop. Rounds in flight at
     such an end are not lost: they are bred again, the same, when the run is resumed.
     """
-    starts = [Program.parse(text) for text in json.loads(ledger.meta()["starts"])]
-    search = _Search(config, starts, list(ledger.children()))
+    search = _Search(config, start_programs(ledger), list(ledger.children()))
     told = Progress(search.fold, time.monotonic(), search.fold.steps, trained(search.fold))
     deadline = None if minutes is None else told.started + 60 * minutes
     tickets: dict[int, Round] = {}
@@ -73,6 +72,11 @@ def run_search(
     finally:
         dispatcher.abandon()
     return search.fold
+
+
+def start_programs(ledger: Ledger) -> list[Program]:
+    """The programs that a run began with, as they were then."""
+    return [Program.parse(text) for text in json.loads(ledger.meta()["starts"])]
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from stepsmith.discovered import load
 from stepsmith.proxies import stack, task
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -64,6 +65,14 @@ def test_a_copy_does_not_see_its_neighbours(bench, name):
     together = losses(task(name), RATES, 0, STEPS, torch.float32)
     alone = [losses(task(name), [rate], 0, STEPS, torch.float32) for rate in RATES]
     np.testing.assert_array_equal(together, np.hstack(alone))
+
+
+def test_the_zoo_page_lists_what_a_text_itself_asks_for(bench):
+    needs = bench("zoo_docs").needs
+    assert {name: needs(load(name)) for name in ("lion", "sophia", "muon", "spam")} == {
+        "lion": [], "sophia": ["Hessian diagonal", "periods"], "muon": ["axes", "products", "roles"],
+        "spam": ["comparisons", "t"],
+    }  # fmt: skip
 
 
 # --- the command ------------------------------------------------------------------------------------------

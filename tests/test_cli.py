@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import stepsmith as stepsmith_package
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
+from stepsmith.dsl.ops import ALIASES
+from stepsmith.dsl.program import RESERVED
+from stepsmith.dsl.syntax import CALLABLE
 from stepsmith.proxies import tasks
 
 sys.path.append(str(Path(__file__).parent))
@@ -101,6 +105,22 @@ def test_options_go_before_the_file(home):
     done = stepsmith("search", *QUICK, *args, cwd=folder)
     assert done.stdout.startswith("run folder x; strategy random, from sgd, seed 3, 0 workers\n"), done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "note"),
+    [
+        (("--from", "muon"), "note: what is found from muon, which routes parameters by role, cannot be exported yet"),
+        (("--space", "matrix"), "note: matrix ops stand in programs with a route, and this start has none; "),
+        ((), ""),
+    ],
+)
+def test_a_search_warns_of_what_it_cannot_export(tmp_path, args, note):
+    write_inputs(tmp_path)
+    fast = ("--config", "search.toml", "--minutes", "0", "--workers", "0", "--elites", "0")
+    done = stepsmith("search", *fast, *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[1].startswith(note or "time ")
 
 
 def test_the_hint_to_resume_is_whole_however_long_the_folder(tmp_path):
@@ -222,9 +242,22 @@ def test_inspect_and_export_take_rows_of_a_run(home, monkeypatch):
     assert torch.isfinite(weight).all() and not torch.equal(weight.detach(), torch.ones(3))
 
 
+def test_python_loads_whatever_the_command_line_takes(home, monkeypatch):
+    monkeypatch.chdir(home[0])
+    assert stepsmith_package.load("cautious(lion)").name == "cautious_lion"
+    assert stepsmith_package.load("runs/1:best") == load("runs/1/best/1.opt")
+    assert stepsmith_package.load(Path("momentum.opt")) == stepsmith_package.load("./momentum.opt")
+    assert stepsmith_package.load("adamw@bytes_b64").name.startswith("adamw")
+
+
 def test_list_names_programs_tasks_and_spaces(home):
     shown = stepsmith("list", cwd=home[0]).stdout
-    assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= set(shown.replace(";", " ").split())
+    words = set(shown.replace(";", " ").split())
+    assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= words
+    assert CALLABLE - set(ALIASES) | set(RESERVED) | {"repeat", "bf16", "low_rank(rank)"} <= words
+    curves = {n: f"no AdamW curve yet: python benchmarks/tune.py {n}\n" in shown for n in ("digits", "digits_wide")}
+    assert curves == {"digits": False, "digits_wide": True}
+    assert re.search(r"^  adafactor +0\.002 state ", shown, re.MULTILINE)
 
 
 def test_help_is_given_without_loading_anything_heavy(tmp_path):
@@ -258,7 +291,11 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("inspect", "cautious_decay(sgd)").startswith("sgd ")
     assert fails("inspect", "runs/1") == "runs/1 is a run, not a program; name one of its programs, as in runs/1:best"
     assert fails("inspect", "runs/1:999999").startswith("runs/1: no child '999999'; write best, or a number")
-    assert fails("inspect", "runs/7:best")
+    no_run = "; a program of a run is RUN:best or RUN:CHILD"
+    assert fails("inspect", "runs/9:best") == f"there is no run folder runs/9{no_run}"
+    assert fails("inspect", "runs/1:best:2") == f"there is no run folder runs/1:best{no_run}"
+    assert fails("inspect", "cautious(lion") == "'cautious(lion': a ) is missing at the end"
+    assert fails("inspect", "cautious(clip(lion)") == "'clip(lion': a ) is missing at the end"
 
 
 @pytest.mark.parametrize(
@@ -266,6 +303,9 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     [
         ("tournamnt = 3", "search.toml: unknown option 'tournamnt'; did you mean 'tournament'?"),
         ("[[stages]]\ntasks = ['quadratic']\nsead = 3", "search.toml: unknown option 'sead'; did you mean 'seeds'?"),
+        ("[[stages]]\ntask = ['quadratic']", "search.toml: unknown option 'task'; did you mean 'tasks'?"),
+        ("taks = ['quadratic']", "search.toml: unknown option 'taks'; known: audit, delay, edits, held_out, "),
+        ("tasks = ['quadratic']", "search.toml: unknown option 'tasks'; it is an option of a stage, under [[stages]]"),
         ("[[stages]]\ntasks = ['quadratik']", "search.toml: stages.0.tasks: unknown task 'quadratik': did you mean"),
         ("held_out = ['digit']", "search.toml: held_out: unknown task 'digit': did you mean 'digits'?"),
         ("round = 'many'", "search.toml: round: "),
@@ -291,6 +331,19 @@ def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path, toml, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_readme_shows_every_key_with_its_default(tmp_path):
+    from stepsmith.search.config import SearchConfig, Stage, read_config
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (tmp_path / "my.toml").write_text(readme.partition("```toml\n")[2].partition("```")[0])
+    shown = read_config(tmp_path / "my.toml", {})
+    assert shown.model_fields_set == SearchConfig.model_fields.keys()
+    assert shown.stages[0].model_fields_set == Stage.model_fields.keys()
+    changed = {"steps": None, "stages": SearchConfig().stages}
+    assert shown.model_copy(update=changed) == SearchConfig()
+    assert shown.stages == (Stage(tasks=shown.stages[0].tasks),)
+
+
 def test_a_wrong_file_on_the_command_line_is_one_line(fails):
     folder = Path()
     (folder / "wrong.toml").write_text("tournamnt = 3\n")
@@ -305,7 +358,10 @@ def test_a_wrong_file_on_the_command_line_is_one_line(fails):
 def test_numbers_that_make_no_sense_are_refused(fails):
     for option, value in (("--workers", "-1"), ("--elites", "-1"), ("--minutes", "-1"), ("--steps", "x")):
         assert option in fails("search", *QUICK, option, value)
-    assert fails("search", *QUICK, "--seed", "-1").startswith("search.toml: seed: ")
+    before = sorted(Path("runs").iterdir())
+    for seed in ("-1", "9223372036854775808", "9" * 30):
+        assert fails("search", *QUICK, "--seed", seed).startswith("search.toml: seed: ")
+    assert sorted(Path("runs").iterdir()) == before
 
 
 def test_a_resumed_run_keeps_its_own_options(fails):

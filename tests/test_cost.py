@@ -212,6 +212,12 @@ def lion(w, g, m, lr=1e-4) for embedding else sgd:
     assert all(shown[i:j].count("dataflow") == 1 for i, j in ((first, second), (second, third), (third, None)))
 
 
+def test_a_description_says_what_the_number_of_a_codec_is():
+    shown = describe(Program.parse("def f(w, g, m: int8(4096), lr):\n  return lr * m, interp(g, m, 0.9)"))
+    assert "\ndecay       none: cautious masks the whole update\n" in shown
+    assert "\nstates      m: tensor in int8 from 4096 elements\n" in shown
+
+
 def test_a_cost_is_quick():
     program = load("adamw")
     live = flow(program)

@@ -123,6 +123,11 @@ def test_the_language_loads_no_heavy_library(tmp_path):
     assert python("-c", script, cwd=tmp_path) == "loaded:\n"
 
 
+def test_loading_a_program_loads_no_heavy_library(tmp_path):
+    script = f"import sys, stepsmith; stepsmith.load('cautious(lion)'); {SHOW_HEAVY}"
+    assert python("-c", script, cwd=tmp_path) == "loaded:\n"
+
+
 def test_help_loads_no_heavy_library(tmp_path):
     script = f"""
 import sys

@@ -194,11 +194,11 @@ def test_a_driver_killed_ten_times_ends_with_the_undisturbed_ledger(tmp_path):
     kill_and_resume(tmp_path, 10)
 
 
-def test_no_worker_outlives_a_killed_driver(tmp_path):
+def test_no_worker_outlives_a_killed_driver_nor_says_a_word(tmp_path):
     """Not even one in the middle of a job of minutes."""
     write_inputs(tmp_path, TOML.replace("share = 0.125", "share = 4.0\nseeds = 900"))
     args = ("--config", "search.toml", "--workers", "2", "--out", "run")
-    process = start_stepsmith("search", *args, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_stepsmith("search", *args, cwd=tmp_path, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(descendants(process.pid)) >= 3, process)  # two workers and the tracker of semaphores
     time.sleep(3)
     family = descendants(process.pid)
@@ -206,6 +206,7 @@ def test_no_worker_outlives_a_killed_driver(tmp_path):
     process.kill()
     process.wait()
     wait_for(lambda: not any(alive(pid) for pid in family), seconds=10)
+    assert process.stderr.read() == ""
 
 
 def test_a_run_killed_while_it_was_made_can_be_made_again(tmp_path):

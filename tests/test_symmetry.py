@@ -92,6 +92,7 @@ def test_adam_is_scale_invariant_where_eps_is_0():
 def test_a_bound_says_its_number():
     assert bounded(load("lion")).detail == "|update| <= 1 lr at w = 0"
     assert bounded(load("c_lion")).detail.startswith("|update| <= 1000 lr at w = 0, up to ")
+    assert str(bounded(load("adamw_clip"))).startswith("proved, finite (the proof gives above 1e4 lr), up to 1 lr on ")
     assert correction(load("adamw_plain")).detail == "update 10 is 6.36 times that after 3000 steps"
 
 

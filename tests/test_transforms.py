@@ -198,7 +198,7 @@ def test_a_mask_that_is_zero_everywhere_gives_zero(scale):
 def test_update_and_decay_are_told_apart(body, update, decay):
     ends, program = ", m * 0.5 + g", parse(body, ends=", m * 0.5 + g")
     parts = split(program)
-    assert str(parts) == "a mask covers the update without its decay"
+    assert str(parts) == "weight decay is separate: cautious masks the rest"
     assert_same(updates(parts.update), updates(parse(f"return {update}", ends=ends)), 1e-12)
     assert_same(updates(parts.decay), updates(parse(f"return {decay}", ends=ends)), 1e-12)
     for scale in SCALES:
@@ -235,7 +235,7 @@ def agreeing(update: Program, decay: Program, steps: int = STEPS) -> list[list[n
 def test_without_a_decay_the_whole_is_masked(body):
     program = parse(body, ends=", m * 0.5 + g * lr")
     assert split(program).decay is None
-    assert str(split(program)) == "a mask covers the whole update: it has no decay"
+    assert str(split(program)) == "none: cautious masks the whole update"
     assert_same(updates(cautious(program)), masked(program, None, "clamped_mean"), 1e-9)
     with pytest.raises(ProgramError, match=r"has no decay; take a rule with"):
         cautious_decay(program)
@@ -448,7 +448,7 @@ def test_a_route_is_masked_part_by_part():
     program = Program.parse(MUON)
     parts = [split(part) for part in program.parts()]
     assert [str(p) for p in parts] == [
-        "a mask covers the update without its decay", "a mask covers the whole update: it has no decay",
+        "weight decay is separate: cautious masks the rest", "none: cautious masks the whole update",
     ]  # fmt: skip
     whole = split(program)
     expected = masked(replace(whole.update, fallback=program.fallback), None, "clamped_mean")

@@ -281,6 +281,14 @@ def test_spam_clips_as_published():
     assert not seen["reset"]
 
 
+def test_spam_lets_a_weight_without_an_early_gradient_wait_for_the_reset():
+    runner, moved = Interpreter(variant("spam", period=8, delay=2), [(2,)]), []
+    for t in range(1, 11):
+        (update,) = runner.step([np.ones(2)], [np.array([1.0, float(t > 3)])], t=t)
+        moved.append((update != 0).tolist())
+    assert moved == [[True, False]] * 7 + [[True, True]] * 3
+
+
 def test_stable_spam_clips_and_resets():
     seen = Counter()
     program = variant("stable_spam", period=15, weight_decay=0.1)
