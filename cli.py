@@ -235,6 +235,8 @@ def _beyond_export(ledger: Ledger, config: SearchConfig) -> str:
 def _show_elites(
     fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console
 ) -> None:
+    from .discovered import identify
+    from .dsl import Program
     from .report.elites import elite_table, write_elites
     from .search.elites import rescore
 
@@ -245,6 +247,7 @@ def _show_elites(
     write_elites(folder, found)
     console.print(elite_table(found))
     _say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
+    _say(console, f"known as: {identify(Program.parse(found[0].program))}")
     _say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
 
 

@@ -2,5 +2,8 @@
 
 from .catalogue import SHELVES, Entry, entries, entry, load, names
 from .export_torch import export_torch, torch_class
+from .identify import Identity, identify
 
-__all__ = ["SHELVES", "Entry", "entries", "entry", "export_torch", "load", "names", "torch_class"]
+__all__ = [
+    "SHELVES", "Entry", "Identity", "entries", "entry", "export_torch", "identify", "load", "names", "torch_class",
+]  # fmt: skip

@@ -340,6 +340,15 @@ def key(program: Program) -> str:
     return _digest(repr(said))
 
 
+def form_scale(program: Program) -> Fraction:
+    """The factor on the update that `key` leaves aside, over the peak learning rate; raises TooLarge as `canonical`.
+
+    Of programs with one key those with one scale are equal but for their peak.
+    """
+    form = normal_form(program.parts()[0])
+    return Fraction(magnitude(form.primitive(form.update)[0])) / Fraction(repr(program.peak))
+
+
 def behaviour_key(program: Program, seen: Behaviour | None = None, form: str | None = None) -> str:
     r"""What a program does on the probe; where that is blind, its normal form too.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..discovered import identify
 from ..dsl import Program, ProgramError
 from ..dsl.cost import SHAPE, step_cost
 from ..dsl.flow import Flow, flow, reject_reason
@@ -34,6 +35,8 @@ def describe(program: Program) -> str:
       multiplier = %1
     """
     lines = [str(program).rstrip(), ""]
+    if not program.schedule:
+        lines.append(f"known as    {identify(program)}")
     if program.schedule:
         lines += _schedule(program)
     elif program.fallback is None:

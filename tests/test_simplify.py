@@ -135,11 +135,11 @@ PROGRAM_4 = """def train(w, g, v, lr):
     g = clip(g, lr)
     lr = 0.0002 * lr
     t0 = arcsin(g)
-    wd = 0.4602 * w
     m = interp(t0, v, 0.899)
     v = interp(t0, v, 0.996991)
     update = sign(m)
-    return lr * (wd + update), v
+    wd = 0.4602 * w
+    return lr * (update + wd), v
 """
 LION_FORM = """def train(w, g, v, lr=0.0002):
     wd = 0.4602 * w
@@ -243,7 +243,7 @@ def test_equal_pairs_have_one_canonical_form():
     either = sum(key(a) == key(b) or behaviour_key(a) == behaviour_key(b) for _, a, b in pairs)
     print(f"{len(pairs)} equal pairs: canonical {forms}, key {keys}, key or behaviour {either}")
     assert len(pairs) >= 200
-    assert forms >= 190 and keys >= 185 and either >= 205
+    assert forms >= 200 and keys >= 190 and either >= 210
 
 
 def test_near_misses_are_kept_apart():

@@ -1,6 +1,7 @@
 """Simplification: the shortest equal program, and why it is equal."""
 
+from .algebra import TooLarge
 from .canonical import canonical
 from .simplify import Step, explain, simplify
 
-__all__ = ["Step", "canonical", "explain", "simplify"]
+__all__ = ["Step", "TooLarge", "canonical", "explain", "simplify"]

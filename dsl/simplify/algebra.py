@@ -16,6 +16,7 @@ from .form import (
     HALF,
     ONE,
     PRIME,
+    SHAPE,
     SUM,
     Atom,
     Form,
@@ -26,11 +27,13 @@ from .form import (
     hashed,
     magnitude,
     of_atom,
+    shaped,
     tidy,
 )
 
 MOST_TERMS = 24  # of a sum; a longer one is not looked into
 _EXPANDED = 8  # terms that a product of two sums may give
+_NESTED = 4  # sums that are gathered inside the gathering of sums
 _TRIED = 1000  # divisors tried in taking roots of numbers
 _MOST_BITS = 1000  # of a coefficient's numerator and denominator
 ZERO, UNIT = constant(0), constant(1)
@@ -47,6 +50,7 @@ class Algebra:
     def __init__(self, off: Collection[str] = ()) -> None:
         self.off = frozenset(off)
         self.atoms: dict[tuple[object, ...], Atom] = {}
+        self.nested = 0  # sums being gathered: one may undo what another did
         self.fired: dict[str, None] = {}  # names of the rules that did something, in order
 
     def fires(self, rule: str) -> bool:
@@ -70,7 +74,8 @@ class Algebra:
         args = tuple(self.opened(a) for a in args) if op != SUM else args
         key = (op, *(a.digest for a in args))
         if key not in self.atoms:
-            digest = hashed(f"{op}({','.join(a.digest for a in args)})")
+            shape = shaped(f"{op}({','.join(a.digest[:SHAPE] for a in args)})")
+            digest = shape + hashed(f"{op}({','.join(a.digest for a in args)})")
             self.atoms[key] = Atom(op, args, kind, digest, range_, finite, defined, nonzero)
         return self.atoms[key]
 
@@ -109,7 +114,7 @@ class Algebra:
 
     def _gathered(self, x: Form) -> Form:
         """A (b + c)^-1 b + a (b + c)^-1 c is a."""
-        if len(x.terms) < 2:
+        if len(x.terms) < 2 or self.nested > _NESTED:
             return x
         for item in {i: None for m in x.terms for i in m if i[0].op == SUM}:
             if "masks by signs" not in self.off and item[1:] == (1, 0):
@@ -118,7 +123,9 @@ class Algebra:
             lead = self.lead(base)
             for mono, c in x.terms.items():
                 if item in mono:
+                    self.nested += 1
                     found = self._without_sum(x, item, base, lead, mono, c)
+                    self.nested -= 1
                     if found is not None:
                         self.fired["exponents add"] = None
                         return found
@@ -296,7 +303,9 @@ class Algebra:
     def _prime(self, base: int) -> Atom:
         key = (PRIME, base)
         if key not in self.atoms:
-            self.atoms[key] = Atom(PRIME, (base,), Kind.GLOBAL, hashed(f"prime {base}"), (float(base), float(base)))
+            self.atoms[key] = Atom(
+                PRIME, (base,), Kind.GLOBAL, shaped(PRIME) + hashed(f"prime {base}"), (float(base), float(base))
+            )
         return self.atoms[key]
 
     def based(self, x: Form) -> Form:

@@ -146,8 +146,8 @@ def _reads(form: Form, atom: object, seen: set[int]) -> bool:
 def _scaled(speller: Speller, form: Normal, lr: Item, own: Number) -> tuple[int, float]:
     """The update as lr times the rest, the peak of lr such that the rest is spelled shortest."""
     rest = speller.nice(_less(form.update, lr))
-    peaks = [own] if own > 0 else []
-    peaks += sorted(magnitude(c) for c in rest.terms.values())
+    lead = magnitude(rest.terms[form.lead(rest)])
+    peaks = [own, *(magnitude(c) for c in rest.terms.values())] if own > 0 else [lead]
     best = min(peaks, key=lambda c: speller.plan(form.scaled(rest, 1 / Fraction(c))).cost - _OWN * (c == own))
     update = speller.statement("multiply", (LR, speller.value(form.scaled(rest, 1 / Fraction(best)))))
     return update, float(best)

@@ -51,6 +51,7 @@ class Atom:
 Item: TypeAlias = tuple[Atom, int, Number]  # sign(x)^p |x|^r
 Mono: TypeAlias = tuple[Item, ...]  # by digest
 ONE: Mono = ()
+SHAPE = 8  # letters of a digest that do not depend on numbers
 _MOST_SIGNS = 3  # atoms whose signs are tried
 
 
@@ -68,10 +69,11 @@ class Form:
 
     @property
     def digest(self) -> str:
-        """Equal for equal forms."""
+        """Equal for equal forms. It begins with what does not depend on numbers, so that order does not either."""
         if self._digest is None:
+            shape = sorted(shaped("*".join(f"{a.digest[:SHAPE]}^{p},{r}" for a, p, r in m)) for m in self.terms)
             each = sorted(f"{c}{''.join(f'*{a.digest}^{p},{r}' for a, p, r in m)}" for m, c in self.terms.items())
-            self._digest = hashed("+".join(each))
+            self._digest = shaped("+".join(shape)) + hashed("+".join(each))
         return self._digest
 
     @property
@@ -162,6 +164,11 @@ class Form:
 def hashed(text: str) -> str:
     """A short name for a text; two of a million differ with probability 1 - 1e-17."""
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def shaped(text: str) -> str:
+    """A shorter name, of what is put in order."""
+    return hashlib.blake2b(text.encode(), digest_size=SHAPE // 2).hexdigest()
 
 
 def exact(value: float) -> Number:

@@ -14,7 +14,7 @@ from ..ops import OPS
 from ..program import FIRST, LR, PROGRESS, Arg, Const, G, T, W
 from ..ranges import range_of
 from .algebra import SINGLE, UNIT, ZERO, Algebra, TooLarge, sum_of
-from .form import HALF, ONE, SUM, Atom, Form, Number, constant, exact, hashed, magnitude, of_atom
+from .form import HALF, ONE, SUM, Atom, Form, Number, constant, exact, hashed, magnitude, of_atom, shaped
 
 INPUT, SPREAD = "input", "spread"  # atoms beside calls: an input or a state; a smaller kind written out
 _POWERS: dict[str, tuple[int, Number]] = {
@@ -113,12 +113,19 @@ class Normal(Algebra):
         return self.read(arg) if node is None else self.call(node, [self._follow(a, states) for a in node.args])
 
     def input(
-        self, slot: int, range_: Interval = ALL, name: str = "", finite: bool = True, defined: bool = True
+        self,
+        slot: int,
+        range_: Interval = ALL,
+        name: str = "",
+        shape: str = "",
+        finite: bool = True,
+        defined: bool = True,
     ) -> Atom:
         """The atom of an input."""
         key = (INPUT, slot)
         if key not in self.atoms:
-            digest = hashed(name or f"input {slot}")
+            name = name or f"input {slot}"
+            digest = shaped(shape or name) + hashed(name)
             self.atoms[key] = Atom(INPUT, (slot,), self.flow.kinds[slot], digest, range_, finite, defined)
         return self.atoms[key]
 
@@ -129,7 +136,7 @@ class Normal(Algebra):
         alike = [i for i, c in self.assumed.colours.items() if c == colour and i not in self.assumed.same]
         name = f"state {self.flow.kinds[FIRST + index]} {colour} {alike.index(index) if index in alike else index}"
         finite, defined = index not in self.assumed.infinite, index not in self.assumed.undefined
-        return self.input(FIRST + index, range_, name, finite, defined)
+        return self.input(FIRST + index, range_, name, f"state {colour[:1]}", finite, defined)
 
     def wide(self, x: Form, kind: Kind) -> Form:
         """A form that has the kind of the program's value even where simpler text has less."""

@@ -14,7 +14,7 @@ from ..probe import MATRICES, SHAPES, probe
 from ..program import FIRST, Arg, Const, Program
 from ..ranges import Ranges
 from .algebra import TooLarge
-from .form import PRIME, SUM, Form, Number, hashed, magnitude
+from .form import PRIME, SUM, Form, Mono, Number, hashed, magnitude
 from .normal import INPUT, Assumed, Follower, Normal
 
 _ROUNDS = 12
@@ -86,7 +86,7 @@ def _better(
         if powers and "power of a state" not in found.off:
             new = {i: assumed.powers.get(i, 1) * r for i, r in powers.items()}
             return assumed._replace(powers={**assumed.powers, **new})
-        scales = {i: _scale(found, i, end) for i, end in found.ends.items() if i not in fixed}
+        scales = {i: k for i, k in _scales(found).items() if i not in fixed}
         scales = {i: magnitude(k) if i in assumed.nonnegative else k for i, k in scales.items()}
         if any(k != 1 for k in scales.values()):
             new = {i: assumed.scales.get(i, 1) * k for i, k in scales.items()}
@@ -113,11 +113,40 @@ def _zero(found: Normal) -> set[int]:
         zero = still
 
 
-def _scale(found: Normal, index: int, end: Form) -> Number:
-    """The leading coefficient of what a state adds to itself."""
-    own = found.atoms.get((INPUT, FIRST + index))
-    added = Form({m: c for m, c in end.terms.items() if all(a is not own for a, _, _ in m)})
-    return found.primitive(added)[0]
+def _scales(found: Normal) -> dict[int, Number]:
+    """The leading coefficient of what each state adds to itself.
+
+    That is of the products without states; where there is none, of those with states whose scale is known, so that
+    states that feed each other do not chase each other's scale.
+    """
+    inside = {i: {m: _states_in(found, m) - {i} for m in end.terms} for i, end in found.ends.items()}
+    scales: dict[int, Number] = {}
+    while True:
+        ready = {}
+        for index, terms in inside.items():
+            own = found.atoms.get((INPUT, FIRST + index))
+            some = {m: found.ends[index].terms[m] for m, held in terms.items()
+                    if held <= scales.keys() and all(a is not own for a, _, _ in m)}  # fmt: skip
+            if index not in scales and some:
+                ready[index] = found.primitive(Form(some))[0]
+        if not ready:
+            return scales
+        scales |= ready
+
+
+def _states_in(found: Normal, mono: Mono) -> set[int]:
+    """The states that a product is made of, however deep."""
+    kept: set[int] = set()
+    for atom, _, _ in mono:
+        if atom.op == INPUT:
+            (slot,) = atom.args
+            assert isinstance(slot, int)
+            kept |= {slot - FIRST} if slot >= FIRST else set()
+        else:
+            for form in atom.args:
+                if isinstance(form, Form):
+                    kept = kept.union(*(_states_in(found, m) for m in form.terms))
+    return kept
 
 
 def _only_adds(found: Normal, index: int) -> bool:
@@ -170,7 +199,8 @@ def _colours(program: Program, live: Flow) -> dict[int, str]:
 def _name(trace: np.ndarray) -> str:
     usual = trace[np.isfinite(trace) & (trace != 0)]
     scaled = trace / usual[0] if usual.size else trace
-    return hashed(" ".join(f"{x:.6e}" if x else "0" for x in scaled))
+    sign = "+" if (scaled >= 0).all() else "-"  # what does not depend on the program's numbers stands first
+    return sign + hashed(" ".join(f"{x:.6e}" if x else "0" for x in scaled))
 
 
 # --- states that are functions of others ----------------------------------------------------------------------

@@ -1,0 +1,174 @@
+"""What a program is called by those who know it: a catalogued rule, one with other constants, or the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import numpy as np
+
+from ..dsl import Program
+from ..dsl.flow import flow
+from ..dsl.interpret import Interpreter
+from ..dsl.keys import behaviour_key, form_scale, key
+from ..dsl.probe import TYPICAL, probe
+from ..dsl.program import Const
+from ..dsl.simplify import TooLarge, canonical
+from ..dsl.transforms import SCALES, cautious
+from .catalogue import entries
+
+EQUAL, SCALED, CONSTANTS, BEHAVIOUR, NEAREST = (
+    "equal", "equal up to scale", "with other constants", "like on the probe", "nearest",
+)  # fmt: skip
+_FREE = 0.1234567  # stands for a hyperparameter that is 0 by default, so that what it multiplies is there
+_FEW = 8  # constants that are named when they differ
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How a program relates to a known rule: `how` is one of the five, `detail` the difference."""
+
+    how: str
+    rule: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        said = {
+            EQUAL: self.rule,
+            SCALED: f"{self.rule} times a constant",
+            CONSTANTS: f"{self.rule} with other constants",
+            BEHAVIOUR: f"behaves like {self.rule} on the probe",
+            NEAREST: f"nothing known; nearest {self.rule}",
+        }[self.how]
+        return f"{said}: {self.detail}" if self.detail else said
+
+
+def identify(program: Program) -> Identity:
+    r"""What is known of a rule: the strongest of five claims.
+
+    Equal to a catalogued rule or its cautious variants, at any peak learning rate, by canonical form; equal times a
+    constant, by `key`; of its canonical form with other constants; alike on the probe; or the rule whose updates on
+    the probe point most nearly the same way.
+
+    >>> print(identify(Program.parse("def f(w, g, m, lr):\n  m = 0.9 * m + g\n  return lr * m / sqrt(m * m), m")))
+    signum
+    >>> print(identify(Program.parse("def f(w, g, m, lr):\n  u = sign(interp(g, m, 0.95))\n"
+    ...                              "  return lr * u, interp(g, m, 0.98)")))
+    lion with other constants: 0.95 for 0.9, 0.98 for 0.99
+    """
+    name = key(program)
+    same = [rule for rule in _known() if rule.name == name]
+    for rule in same:
+        if _scale(rule.program) == _scale(program):
+            return Identity(EQUAL, rule.title)
+    if same:
+        return Identity(SCALED, same[0].title)
+    form = canonical(program)
+    family = _family(form)
+    for rule in _known():
+        if rule.family == family and _shape(rule.form) == _shape(form):
+            return Identity(CONSTANTS, rule.title, _differences(form, rule.form))
+    behaved = behaviour_key(program, form=name)
+    for rule in _known():
+        if behaved == behaviour_key(rule.program, form=rule.name):
+            return Identity(BEHAVIOUR, rule.title)
+    return _nearest(program)
+
+
+@dataclass(frozen=True)
+class _Known:
+    title: str
+    program: Program
+    name: str
+
+    @cached_property
+    def family(self) -> object:
+        return _family(self.program)
+
+    @cached_property
+    def form(self) -> Program:
+        return canonical(self.program)
+
+
+@cache
+def _known() -> tuple[_Known, ...]:
+    """Catalogued rules, their cautious variants, and each with what is 0 by default free."""
+    return tuple(_Known(title, rule, key(rule)) for title, rule in _rules())
+
+
+def _rules() -> Iterator[tuple[str, Program]]:
+    for entry in entries():
+        if entry.program.schedule:
+            continue
+        yield entry.name, entry.program
+        freed = tuple(h or _FREE for h in entry.program.hypers)
+        if freed != entry.program.hypers:
+            yield entry.name, replace(entry.program, hypers=freed)
+    for name in ("adamw", "lion"):
+        rule = next(e.program for e in entries() if e.name == name)
+        for scale in SCALES:
+            for base in (rule, replace(rule, hypers=tuple(h or _FREE for h in rule.hypers))):
+                yield f"cautious({name}, scale={scale})", cautious(base, scale)
+
+
+def _family(program: Program) -> object:
+    """What rules of one form share, cheaply: the states that live code keeps and the roles, part by part."""
+    return [(part.roles, len(flow(part).states)) for part in program.parts()]
+
+
+def _scale(program: Program) -> object:
+    """Equal for programs of one key whose updates are equal at equal peaks."""
+    try:
+        return form_scale(program) if program.peak else None
+    except TooLarge:
+        return None  # its key is that of its text
+
+
+def _shape(form: Program) -> object:
+    """A canonical form without its numbers."""
+    parts = []
+    for part in form.parts():
+        rows = [(s.target, s.op, *(0.0 if isinstance(a, Const) else a for a in s.args)) for s in part.statements]
+        parts.append((rows, part.returns, part.states, part.periods, part.roles))
+    return parts
+
+
+def _numbers(form: Program) -> list[float]:
+    """Its numbers in order, but for the peak learning rate."""
+    return [value for name, value in form.constants() if name != "lr"]
+
+
+def _differences(form: Program, rule: Program) -> str:
+    pairs = [(a, b) for a, b in zip(_numbers(form), _numbers(rule), strict=True) if a != b]
+    shown = [f"{a:.6g} for {b:.6g}" if b != _FREE else f"{a:.6g}" for a, b in dict.fromkeys(pairs)]
+    return ", ".join(shown[:_FEW]) + (", ..." if len(shown) > _FEW else "")
+
+
+_WEIGHTS: tuple[tuple[int, ...], ...] = ((3, 4), (5, 3), (3, 3))
+
+
+def _nearest(program: Program) -> Identity:
+    """The rule whose updates on the probe have the largest mean cosine with the program's."""
+    mine = _updates(program)
+    best, title = -1.0, ""
+    for entry in entries():
+        if not entry.program.schedule:
+            cosine = _cosine(mine, _updates(entry.program))
+            if cosine > best:
+                best, title = cosine, entry.name
+    return Identity(NEAREST, title, f"mean cosine of the updates {best:.3f} on the probe")
+
+
+@cache
+def _updates(program: Program) -> np.ndarray:
+    """Flat updates at the typical steps of the probe, on matrices."""
+    runner = Interpreter(program, _WEIGHTS)
+    steps = [runner.step(*step) for step in probe(_WEIGHTS)]
+    return np.stack([np.concatenate([np.ravel(np.asarray(u, float)) for u in steps[i]]) for i in TYPICAL])
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    with np.errstate(all="ignore"):
+        each = np.sum(a * b, axis=1) / np.sqrt(np.sum(a * a, axis=1) * np.sum(b * b, axis=1))
+    return float(np.mean(np.where(np.isfinite(each), each, 0.0)))
