@@ -1,7 +1,7 @@
 """The price of a child before it is trained, part by part.
 
 Chains of single edits from AdamW and Lion, as a search makes them, begun anew every so often. First the parts
-that need no numbers: mutate (which checks kinds), liveness, structural key, look up. Then one fingerprint on
+that need no numbers: mutate (which checks kinds), liveness, key, look up. Then one fingerprint on
 the probe, and the whole of `breed.make_child` in a fold that grows by what it makes. The enlarged space of
 matrices is measured beside the elementwise one, child by child.
 """
@@ -17,7 +17,7 @@ from measure import Check, Report
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow, reject_reason
-from stepsmith.dsl.keys import behaviour, structural_key
+from stepsmith.dsl.keys import behaviour, key
 from stepsmith.search.breed import make_child, remember, start_member
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.mutate import Mutator
@@ -31,6 +31,7 @@ HERO_MS = 640.0  # a child of google/automl `hero`; not measured here
 _CHAIN = 30  # edits before a chain begins anew
 _BARS = (1.0, 3.0)  # ms without and with the fingerprint
 _MILLI = 1e3
+_SHORT = 16  # statements
 _SPACES = ("elementwise", "matrix")
 _RATIO = 1.2  # of a child's median cost in the enlarged space
 
@@ -42,10 +43,11 @@ def measure() -> Report:
         "9 of 10 below",
     )  # fmt: skip
     report = Report(columns, notes=["medians in ms"])
-    sums, wholes, enlarged = [], [], []
+    sums, wholes, enlarged, keys = [], [], [], []
     for name in STARTS:
         children, parts = _parts(load(name))
         sums.append(parts.sum(1))
+        keys.append(parts[[len(child.statements) <= _SHORT for child in children], 2])
         plain, matrix = _wholes(name)
         wholes.append(plain)
         enlarged.append(matrix)
@@ -54,8 +56,11 @@ def measure() -> Report:
             name, int(np.median([len(child.statements) for child in children])), *np.median(parts, 0).tolist(),
             float(np.median(sums[-1])), fingerprint, *np.quantile(wholes[-1], (0.5, 0.9)).tolist(),
         ))  # fmt: skip
-    _hold(report, "mutate, check, liveness, structural key, look up", np.concatenate(sums), _BARS[0])
+    _hold(report, "mutate, check, liveness, key, look up", np.concatenate(sums), _BARS[0])
     _hold(report, "make_child, with fingerprint", np.concatenate(wholes), _BARS[1])
+    for what, share, bar in (("median", 0.5, 1.0), ("99 of 100 below", 0.99, 20.0)):
+        value = float(np.quantile(np.concatenate(keys), share))
+        report.checks.append(Check(f"key at {_SHORT} statements or fewer: {what}, ms", value, bar))
     ratio = float(np.median(np.concatenate(enlarged)) / np.median(np.concatenate(wholes)))
     report.checks.append(Check("make_child, space of matrices over elementwise", ratio, _RATIO))
     return report
@@ -80,11 +85,11 @@ def _parts(start: Program) -> tuple[list[Program], np.ndarray]:
         moments.append(process_time())
         reason = reject_reason(flow(child))
         moments.append(process_time())
-        key = structural_key(child)
-        repeat = key in known
+        name = key(child)
+        repeat = name in known
         moments.append(process_time())
         if not repeat:
-            known.add(key)
+            known.add(name)
         times.append(np.diff(moments) * _MILLI)
         children.append(child)
         parent = parent if reason else child

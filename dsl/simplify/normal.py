@@ -13,7 +13,8 @@ from ..kind import Kind, join
 from ..ops import OPS
 from ..program import FIRST, LR, PROGRESS, Arg, Const, G, T, W
 from ..ranges import range_of
-from .algebra import SINGLE, UNIT, ZERO, Algebra, TooLarge, sum_of
+from .algebra import SINGLE, UNIT, ZERO, TooLarge, sum_of
+from .choices import Choices
 from .form import HALF, ONE, SUM, Atom, Form, Number, constant, exact, hashed, magnitude, of_atom, shaped
 
 INPUT, SPREAD = "input", "spread"  # atoms beside calls: an input or a state; a smaller kind written out
@@ -52,7 +53,7 @@ class Assumed(NamedTuple):
     colours: Mapping[int, str] = {}  # names by which states are put in order
 
 
-class Normal(Algebra):
+class Normal(Choices):
     """The forms of a flow. `off` names rules that are not used."""
 
     def __init__(self, live: Flow, peak: float, assumed: Assumed, off: Collection[str] = ()) -> None:
