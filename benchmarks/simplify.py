@@ -24,7 +24,7 @@ from stepsmith.dsl.simplify.agree import Agreement, agreement
 from stepsmith.search.mutate import Mutator
 
 RECORD = Path(__file__).parent / "results" / "simplify.jsonl"
-CHUNK = 100
+CHUNK = 1000
 _PLAIN = {"lion45": Mutator("lion45"), "elementwise": Mutator("elementwise")}
 
 

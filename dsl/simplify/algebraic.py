@@ -8,7 +8,7 @@ from fractions import Fraction
 from ..flow import Flow, flow
 from ..program import FIRST, LR, Program, build
 from .algebra import TooLarge
-from .form import Form, Item, Number, magnitude, tidy
+from .form import Form, Item, Number, exact, magnitude, tidy
 from .normal import INPUT, Normal
 from .rules import CANONICAL_LAWS
 from .settle import settle
@@ -31,9 +31,20 @@ def spelled(program: Program, off: Collection[str] = ()) -> Iterator[Program]:
             for powers in (form.assumed.powers, {}):
                 if (scales, powers) not in tried:
                     tried.append((scales, powers))
-                    yield settle(_spelled(program, off, scales, powers))
+                    yield from _tried(program, off, scales, powers)
     except TooLarge:
         return
+
+
+def _tried(
+    program: Program, off: Collection[str], scales: Mapping[int, Number], powers: Mapping[int, Number]
+) -> Iterator[Program]:
+    """The program at these scales; none where it has no exact numbers or outgrows the limits."""
+    try:
+        found = _spelled(program, off, scales, powers)
+    except TooLarge:
+        return
+    yield settle(found)
 
 
 def _scales(form: Normal) -> Iterator[dict[int, Number]]:
@@ -82,10 +93,11 @@ def written(
     """A normal form as a program that keeps these states, in this order.
 
     `lr` is lr as a factor of the update, whose constant then goes into the peak; None where the form reads lr as it
-    is. `hints` say which free scales are preferred, `prefer_peak` that the peak lr stays what it is.
+    is. `hints` say which free scales are preferred, `prefer_peak` that the peak lr stays what it is and that
+    numbers are exact; without it the text depends on the form alone.
     """
     slots = {FIRST + old: FIRST + new for new, old in enumerate(kept)}
-    speller = Speller(form, lambda slot: slots.get(slot, slot), FIRST + len(kept), hints)
+    speller = Speller(form, lambda slot: slots.get(slot, slot), FIRST + len(kept), hints, strict=prefer_peak)
     nice = {i: speller.nice(form.ends[i]) for i in kept}
     speller.given = list(nice.values())
     ends = [speller.value(nice[i]) for i in kept]
@@ -150,4 +162,6 @@ def _scaled(speller: Speller, form: Normal, lr: Item, own: Number) -> tuple[int,
     peaks = [own, *(magnitude(c) for c in rest.terms.values())] if own > 0 else [lead]
     best = min(peaks, key=lambda c: speller.plan(form.scaled(rest, 1 / Fraction(c))).cost - _OWN * (c == own))
     update = speller.statement("multiply", (LR, speller.value(form.scaled(rest, 1 / Fraction(best)))))
+    if speller.strict and exact(float(best)) != best:
+        raise TooLarge
     return update, float(best)

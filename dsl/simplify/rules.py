@@ -53,8 +53,6 @@ PATTERNS: tuple[Rule, ...] = (
         "-x / -y = x / y",
         "-x * y = -(x * y)",
         "x * -y = -(x * y)",
-        "-x / y = -(x / y)",
-        "x / -y = -(x / y)",
     ),
     _exact(
         "size of a size",

@@ -32,7 +32,7 @@ from .splits import KINDS, Splits, Way, digits, is_state, ordered
 
 _MOST_WAYS = 4000
 _DEEPEST = 60
-_INEXACT = 0.2  # of a number that no float prints
+_INEXACT = 5.0  # statements that a number is worth which no float prints
 
 
 class Plan(NamedTuple):
@@ -46,13 +46,20 @@ class Speller(Splits):
     """Spells forms of one algebra as statements over slots.
 
     `given` are forms that are made anyway. `hints` are forms by which scales are chosen where they are free: inside
-    a sign 0.1 g + 0.9 m is as good as g + 9 m, and the one that was written is preferred.
+    a sign 0.1 g + 0.9 m is as good as g + 9 m, and the one that was written is preferred. `strict` refuses numbers
+    that no float prints exactly, with TooLarge: rounding them is an error that a program may amplify.
     """
 
     def __init__(
-        self, algebra: Algebra, slot_of: Callable[[int], int], first_local: int, hints: Iterable[Form] = ()
+        self,
+        algebra: Algebra,
+        slot_of: Callable[[int], int],
+        first_local: int,
+        hints: Iterable[Form] = (),
+        strict: bool = True,
     ) -> None:
         super().__init__(algebra)
+        self.strict = strict
         self.slot_of, self.next = slot_of, first_local
         self.scaled_atoms: dict[Atom, tuple[Atom, Number]] = {}
         self.hints: dict[Form, dict[Number, None]] = {}
@@ -84,6 +91,8 @@ class Speller(Splits):
     def _emit(self, x: Form, plan: Plan) -> Arg:
         number = _float(x)
         if number is not None:
+            if self.strict and not _is_exact(x, number):
+                raise TooLarge
             return Const(number)
         if plan.way is None:
             ((atom, _, _),) = next(iter(x.terms))
