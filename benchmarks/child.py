@@ -17,7 +17,7 @@ from measure import Check, Report
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow, reject_reason
-from stepsmith.dsl.keys import behaviour, key
+from stepsmith.dsl.keys import behaviour, key, structural_key
 from stepsmith.search.breed import make_child, remember, start_member
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.mutate import Mutator
@@ -47,7 +47,7 @@ def measure() -> Report:
     for name in STARTS:
         children, parts = _parts(load(name))
         sums.append(parts.sum(1))
-        keys.append(parts[[len(child.statements) <= _SHORT for child in children], 2])
+        keys.append(np.array([_key(child) for child in children if len(child.statements) <= _SHORT]))
         plain, matrix = _wholes(name)
         wholes.append(plain)
         enlarged.append(matrix)
@@ -56,7 +56,7 @@ def measure() -> Report:
             name, int(np.median([len(child.statements) for child in children])), *np.median(parts, 0).tolist(),
             float(np.median(sums[-1])), fingerprint, *np.quantile(wholes[-1], (0.5, 0.9)).tolist(),
         ))  # fmt: skip
-    _hold(report, "mutate, check, liveness, key, look up", np.concatenate(sums), _BARS[0])
+    _hold(report, "mutate, check, liveness, structural key, look up", np.concatenate(sums), _BARS[0])
     _hold(report, "make_child, with fingerprint", np.concatenate(wholes), _BARS[1])
     for what, share, bar in (("median", 0.5, 1.0), ("99 of 100 below", 0.99, 20.0)):
         value = float(np.quantile(np.concatenate(keys), share))
@@ -85,7 +85,7 @@ def _parts(start: Program) -> tuple[list[Program], np.ndarray]:
         moments.append(process_time())
         reason = reject_reason(flow(child))
         moments.append(process_time())
-        name = key(child)
+        name = structural_key(child)
         repeat = name in known
         moments.append(process_time())
         if not repeat:
@@ -94,6 +94,13 @@ def _parts(start: Program) -> tuple[list[Program], np.ndarray]:
         children.append(child)
         parent = parent if reason else child
     return children, np.array(times)
+
+
+def _key(child: Program) -> float:
+    """Milliseconds of the key of the normal form."""
+    begin = process_time()
+    key(child)
+    return (process_time() - begin) * _MILLI
 
 
 def _fingerprint(child: Program) -> float:

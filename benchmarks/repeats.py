@@ -12,9 +12,8 @@ import math
 from pathlib import Path
 
 from stepsmith.dsl import Program
-from stepsmith.dsl.keys import behaviour, behaviour_key, structural_key
+from stepsmith.dsl.keys import behaviour, behaviour_key, key, structural_key
 from stepsmith.dsl.simplify import simplify
-from stepsmith.search.breed import identity
 from stepsmith.search.ledger import Ledger
 
 _EVERY = 5  # of the children are simplified
@@ -35,7 +34,8 @@ def main() -> None:
         old = f"{behaviour_key(program, seen, structural_key(program))}:{scale}"
         repeats["first key"] += old in first
         first.add(old)
-        new = set(identity(program, seen).split())
+        form = key(program)
+        new = {f"{form}:{scale}", f"{behaviour_key(program, seen, form)}:{scale}"}
         repeats["key or behaviour"] += bool(new & names)
         names |= new
     for name, count in repeats.items():

@@ -11,7 +11,7 @@ import numpy as np
 from ..dsl import Program
 from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
-from ..dsl.keys import Behaviour, behaviour, behaviour_key, key
+from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
 from ..dsl.program import LR
 from .ledger import Child
 from .population import Fold, Member
@@ -21,20 +21,18 @@ _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the
 
 
 def identity(program: Program, seen: Behaviour) -> str:
-    """Two names, by form and by behaviour, each with the scale of the update in half octaves.
+    """What it does on the probe and the scale of the update in half octaves: children that share it are the same work.
 
-    Children that share a name are the same work.
+    Where the probe is blind the live text counts. The normal form would see more (benchmarks/repeats.py) and costs more
+    than a child may.
     """
-    form = key(program)
-    scale = round(math.log2(seen.rms) / _SCALE_STEP)
-    return f"{form}:{scale} {behaviour_key(program, seen, form)}:{scale}"
+    return f"{behaviour_key(program, seen, structural_key(program))}:{round(math.log2(seen.rms) / _SCALE_STEP)}"
 
 
 def remember(known: MutableMapping[str, int], child: Child) -> None:
-    """Enters a child that is trained under its names."""
+    """Enters a child that is trained."""
     assert child.identity is not None
-    for name in child.identity.split():
-        known.setdefault(name, child.child)
+    known[child.identity] = child.child
 
 
 def _moves(seen: Behaviour) -> bool:
@@ -94,11 +92,10 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
             return replace(child, program=str(program), reason="rejected: no learning rate fits")
     if program.peak == 0:
         return replace(child, program=str(program), reason="rejected: the peak learning rate is 0")
-    names = identity(program, seen)
+    name = identity(program, seen)
     costs = cost(program, live)
     child = replace(
-        child, program=str(program), identity=names, rms=seen.rms, state=costs.state,
+        child, program=str(program), identity=name, rms=seen.rms, state=costs.state,
         operations=costs.operations, statements=costs.statements,
     )  # fmt: skip
-    same = [known[name] for name in names.split() if name in known]
-    return replace(child, alias_of=min(same)) if same else child
+    return replace(child, alias_of=known[name]) if name in known else child
