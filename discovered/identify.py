@@ -16,7 +16,7 @@ from ..dsl.probe import TYPICAL, probe
 from ..dsl.program import Const
 from ..dsl.simplify import TooLarge, canonical
 from ..dsl.transforms import SCALES, cautious
-from .catalogue import entries
+from .catalogue import entries, load
 
 EQUAL, SCALED, CONSTANTS, BEHAVIOUR, NEAREST = (
     "equal", "equal up to scale", "with other constants", "like on the probe", "nearest",
@@ -102,14 +102,19 @@ def _rules() -> Iterator[tuple[str, Program]]:
         if entry.program.schedule:
             continue
         yield entry.name, entry.program
-        freed = tuple(h or _FREE for h in entry.program.hypers)
-        if freed != entry.program.hypers:
-            yield entry.name, replace(entry.program, hypers=freed)
+        freed = _freed(entry.program)
+        if freed != entry.program:
+            yield entry.name, freed
     for name in ("adamw", "lion"):
-        rule = next(e.program for e in entries() if e.name == name)
+        rule = load(name)
         for scale in SCALES:
-            for base in (rule, replace(rule, hypers=tuple(h or _FREE for h in rule.hypers))):
+            for base in (rule, _freed(rule)):
                 yield f"cautious({name}, scale={scale})", cautious(base, scale)
+
+
+def _freed(rule: Program) -> Program:
+    """The rule with what is 0 by default free."""
+    return replace(rule, hypers=tuple(h or _FREE for h in rule.hypers))
 
 
 def _family(program: Program) -> object:

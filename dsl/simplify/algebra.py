@@ -49,14 +49,10 @@ class Algebra:
         self.off = frozenset(off)
         self.atoms: dict[tuple[object, ...], Atom] = {}
         self.nested = 0  # sums being gathered: one may undo what another did
-        self.fired: dict[str, None] = {}  # names of the rules that did something, in order
 
-    def fires(self, rule: str) -> bool:
-        """Whether a rule may be used; notes that it was."""
-        if rule in self.off:
-            return False
-        self.fired[rule] = None
-        return True
+    def uses(self, rule: str) -> bool:
+        """Whether a rule may be used."""
+        return rule not in self.off
 
     def atom(
         self,
@@ -87,7 +83,7 @@ class Algebra:
 
     def sum(self, x: Form, y: Form, c: Number = 1) -> Form | None:
         """X + c y: like terms are collected."""
-        if "collect like terms" in self.off:
+        if not self.uses("collect like terms"):
             return None
         x, y = self.opened(x), self.opened(y)
         small, large, factor = (y, x, c) if c != 1 or len(y.terms) <= len(x.terms) else (x, y, 1)
@@ -99,7 +95,6 @@ class Algebra:
                 continue
             if (terms[mono] < 0) != (k < 0) and not all(a.finite for a, _, _ in mono):
                 return None  # Inf - Inf
-            self.fired["collect like terms"] = None
             total = tidy(terms[mono] + k)
             if not total and not all(a.defined for a, _, _ in mono):
                 return None  # NaN - NaN
@@ -115,7 +110,7 @@ class Algebra:
         if len(x.terms) < 2 or self.nested > _NESTED:
             return x
         for item in {i: None for m in x.terms for i in m if i[0].op == SUM}:
-            if "masks by signs" not in self.off and item[1:] == (1, 0):
+            if self.uses("masks by signs") and item[1:] == (1, 0):
                 continue  # |x| is to stay sign(x) x
             base = sum_of(item[0])
             lead = self.lead(base)
@@ -125,7 +120,6 @@ class Algebra:
                     found = self._without_sum(x, item, base, lead, mono, c)
                     self.nested -= 1
                     if found is not None:
-                        self.fired["exponents add"] = None
                         return found
         return x
 
@@ -175,7 +169,7 @@ class Algebra:
         for a, b in ((x, y), (y, x)):
             if a.number is not None:
                 return self.scaled(b, a.number) if a.number or b.total else None
-        if not (x.finite and y.finite) or "exponents add" in self.off:
+        if not (x.finite and y.finite) or not self.uses("exponents add"):
             return None
         (left, k), *_ = self.based(x).terms.items()
         (right, c), *_ = self.based(y).terms.items()
@@ -184,15 +178,14 @@ class Algebra:
     def opened(self, x: Form) -> Form:
         """A product of sums multiplied out, where that is short."""
         single = x.single
-        if single is None or "multiply out" in self.off:
+        if single is None or not self.uses("multiply out"):
             return x
         mono, c = single
-        if "masks by signs" not in self.off:
+        if self.uses("masks by signs"):
             mono = tuple(j for i in mono for j in _size_by_sign(i))
         sums = [i for i in mono if _is_plain_sum(i)]
         if not sums or (len(sums) > 1 and math.prod(len(sum_of(i[0]).terms) for i in sums) > _EXPANDED):
             return x
-        self.fired["multiply out"] = None
         rest = tuple(i for i in mono if i not in sums)
         total = Form({rest: c})
         for atom, _, _ in sums:
@@ -215,7 +208,6 @@ class Algebra:
         items = {i[0]: i for i in x}
         for atom, p, r in y:
             if atom in items:
-                self.fired["exponents add"] = None
                 _, q, s = items[atom]
                 p, r = (p + q) % 2, tidy(r + s)
             items[atom] = (atom, p, r)
@@ -259,15 +251,13 @@ class Algebra:
             return self._number(x.number, p, r)
         if x.is_mask:
             return x
-        if not x.finite or "exponents add" in self.off:
+        if not x.finite or not self.uses("exponents add"):
             return None
         if len(x.terms) > 1:
             x = self.based(x)
         (mono, c), *_ = x.terms.items()
         factor = self._number(c, p, r)
         items = [(a, p * q, tidy(r * s)) for a, q, s in mono]
-        if len(mono) > 1:
-            self.fired["exponents add"] = None
         found = self._product(items, 1)
         return None if found is None else self.product(factor, found)
 
@@ -321,7 +311,7 @@ class Algebra:
 
         A number per tensor that is never 0 leaves the leading product whether others have it or not.
         """
-        if "multiply out" in self.off or len(x.terms) < 2:
+        if not self.uses("multiply out") or len(x.terms) < 2:
             return (), x
         shared = self._shared(x)
         if shared:

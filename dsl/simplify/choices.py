@@ -26,7 +26,7 @@ class Choices(Algebra):
             return ZERO
         if x.is_mask:
             return x
-        if self.fires("masks by signs"):
+        if self.uses("masks by signs"):
             some, sign = self.power(x, 0, 0), self.power(x, 1, 0)
             both = None if some is None or sign is None else self.sum(some, sign)
             return None if both is None else self.scaled(both, HALF)
@@ -66,7 +66,7 @@ class Choices(Algebra):
         difference = self.sum(x, y, -1)
         if chosen is None or difference is None:
             return None
-        if "masks by signs" not in self.off:
+        if self.uses("masks by signs"):
             ratio = self._limited(chosen, x, y)
             if ratio is not None:
                 return ratio
@@ -102,7 +102,7 @@ class Choices(Algebra):
             return x
         if d.range[1] <= 0 and x.defined:
             return y
-        if "masks by signs" not in self.off:
+        if self.uses("masks by signs"):
             for a, b in ((x, y), (y, x)):
                 found = self._clamped(a, b) or self._least_ratio(a, b)
                 if found is not None:
@@ -113,9 +113,9 @@ class Choices(Algebra):
 
     # --- what has many spellings ---
 
-    def limit(self, norm: Item, c: Form) -> Form | None:
+    def limit(self, norm: Form, c: Form) -> Form | None:
         """1 / max(norm, c)."""
-        largest = self.maximum(Form({(norm,): 1}), c)
+        largest = self.maximum(norm, c)
         return None if largest is None else self.power(largest, 1, -1)
 
     def _least_ratio(self, x: Form, y: Form) -> Form | None:
@@ -130,10 +130,10 @@ class Choices(Algebra):
         if magnitude(r) != 1 or atom.range[0] < 0:
             return None
         if r == 1:
-            limit = self.limit((atom, 0, 1), constant(a / Fraction(single[1])))
+            limit = self.limit(of_atom(atom), constant(a / Fraction(single[1])))
             least = None if limit is None else self.product(limit, of_atom(atom))
             return None if least is None else self.scaled(least, a)
-        limit = self.limit((atom, 0, 1), constant(Fraction(single[1]) / a))
+        limit = self.limit(of_atom(atom), constant(Fraction(single[1]) / a))
         some = self.power(of_atom(atom), 0, 0)
         part = None if limit is None or some is None else self.product(limit, some)
         return None if part is None else self.scaled(part, single[1])
@@ -152,7 +152,7 @@ class Choices(Algebra):
             n, c = Form({(norm,): 1}), constant(bound)
             if norm[0].range[0] < 0 or chosen not in (self._compared(n, c) if divided is x else self._compared(c, n)):
                 continue
-            limit = self.limit(norm, c)
+            limit = self.limit(n, c)
             kept = None if limit is None else self.product(limit, Form({whole[0]: whole[1]}))
             return None if kept is None else self.scaled(kept, bound)
         return None
@@ -177,9 +177,7 @@ class Choices(Algebra):
             bent = self._times(lead, 1, ((atom, 1, 0),), 1)
             if bent is None or bent.single is None or bent.single[0] not in x.terms:
                 continue
-            k = (
-                Fraction(x.terms[bent.single[0]]) / base.terms[lead]
-            )  # of |z - b|, minus a half of what z - b is of base
+            k = Fraction(x.terms[bent.single[0]]) / base.terms[lead]  # -1/2 of what |z - b| is of |base|
             size = self.power(base, 0, 1)
             rest = None if size is None else self.sum(x, size, -k)  # (z + b) / 2
             ends = [None if rest is None else self.sum(rest, base, s * k) for s in (1, -1)]

@@ -28,7 +28,6 @@ _INVERSES = {
     "log": ("exp", ""), "log2": ("exp2", ""), "log10": ("exp10", ""), "exp": ("log", "abs"), "exp2": ("log2", "abs"),
     "exp10": ("log10", "abs"), "expm1": ("log1p", ""), "log1p": ("expm1", ""),
 }  # fmt: skip
-_SIZES = ("rms", "norm", "global_norm")
 _COMPARE = ("less", "less_equal", "greater", "greater_equal")
 
 
@@ -70,9 +69,10 @@ class Normal(Choices):
 
     def end(self, index: int, value: Arg) -> Form:
         """What is kept of a state's new value."""
-        kept: Form | None = self.opened(self.read(value))
+        new = self.opened(self.read(value))
+        kept: Form | None = new
         if index in self.assumed.powers:
-            kept = self.power(self.opened(self.read(value)), 0, 1 / Fraction(self.assumed.powers[index]))
+            kept = self.power(new, 0, 1 / Fraction(self.assumed.powers[index]))
         if kept is None:
             raise TooLarge
         return self.scaled(self.opened(kept), 1 / Fraction(self.assumed.scales.get(index, 1)))
@@ -158,7 +158,7 @@ class Normal(Choices):
         method: Callable[..., Form | None] | None = getattr(self, f"_{name}", None) if name == node.op else None
         found = None
         if name in _POWERS:
-            found = self.power(args[0], *_POWERS[name]) if "roots and signs are powers" not in self.off else None
+            found = self.power(args[0], *_POWERS[name]) if self.uses("roots and signs are powers") else None
         elif method is not None:
             found = method(*args)
         return self._generic(node, args) if found is None else found
@@ -180,7 +180,7 @@ class Normal(Choices):
         return None if inverse is None else self.product(x, inverse)
 
     def _interp(self, x: Form, y: Form, a: Form) -> Form | None:
-        if not self.fires("interp is affine"):
+        if not self.uses("interp is affine"):
             return None
         rest = self.sum(UNIT, a, -1)
         left = None if rest is None else self.product(rest, x)
@@ -201,14 +201,14 @@ class Normal(Choices):
         return self.power(x, int(r) % 2 if whole else 0, r)
 
     def _max(self, x: Form, y: Form) -> Form | None:
-        return self.maximum(x, y) if self.fires("max by differences") else None
+        return self.maximum(x, y) if self.uses("max by differences") else None
 
     def _min(self, x: Form, y: Form) -> Form | None:
         largest = self._max(self.scaled(x, -1), self.scaled(y, -1))
         return None if largest is None else self.scaled(largest, -1)
 
     def _greater(self, x: Form, y: Form) -> Form | None:
-        if not self.fires("comparisons by differences"):
+        if not self.uses("comparisons by differences"):
             return None
         difference = self.sum(x, y, -1) if x.total and y.total else None
         return None if difference is None else self.positive(difference)
@@ -224,7 +224,7 @@ class Normal(Choices):
         return self._greater_equal(y, x)
 
     def _where(self, c: Form, x: Form, y: Form) -> Form | None:
-        return self.where(c, x, y) if self.fires("where by masks") else None
+        return self.where(c, x, y) if self.uses("where by masks") else None
 
     def _get_eps(self) -> Form:
         return constant(exact(1e-8))
@@ -233,7 +233,7 @@ class Normal(Choices):
 
     def _outside(self, x: Form, single: tuple[Kind, ...]) -> tuple[Form, Form] | None:
         """A form as a factor that is a number (per tensor) times the rest; the factor's number is positive."""
-        if not x.finite or not self.fires("numbers leave reductions"):
+        if not x.finite or not self.uses("numbers leave reductions"):
             return None
         k, prim = self.primitive(x)
         inner = prim.single
@@ -293,7 +293,7 @@ class Normal(Choices):
         return self._reduced("rms", x, SINGLE, True, Kind.SCALAR)
 
     def _norm(self, x: Form) -> Form | None:
-        if "masks by signs" not in self.off and x.kind is Kind.TENSOR:
+        if self.uses("masks by signs") and x.kind is Kind.TENSOR:
             size, mean = self._size(x), self._rms(x)
             root = None if size is None else self.power(size, 0, HALF)
             return None if root is None or mean is None else self.product(root, mean)
@@ -350,9 +350,9 @@ class Normal(Choices):
         return dot
 
     def _clip(self, x: Form, c: Form) -> Form | None:
-        if not (x.finite and c.finite) or x.number == 0 or not self.fires("positive scale leaves clip"):
+        if not (x.finite and c.finite) or x.number == 0 or not self.uses("positive scale leaves clip"):
             return None
-        if "masks by signs" not in self.off and (c.number or 0) > 0:
+        if self.uses("masks by signs") and (c.number or 0) > 0:
             return self._clip_by_norm(x, c)
         k, prim = self.primitive(x)
         if prim.kind is not Kind.TENSOR:
@@ -365,8 +365,7 @@ class Normal(Choices):
     def _clip_by_norm(self, x: Form, c: Form) -> Form | None:
         """X c / max(|x|, c)."""
         norm = self._global_norm(x)
-        largest = None if norm is None else self.maximum(norm, c)
-        inverse = None if largest is None else self.power(largest, 1, -1)
+        inverse = None if norm is None else self.limit(norm, c)
         part = None if inverse is None else self.product(inverse, x)
         return None if part is None else self.product(part, c)
 
@@ -376,7 +375,7 @@ class Normal(Choices):
         op, kind, given = node.op, node.kind, tuple(args)
         traits = OPS[op].traits
         factor: Form = UNIT
-        if op in _INVERSES and "inverse functions" not in self.off:
+        if op in _INVERSES and self.uses("inverse functions"):
             found = self._inverse(op, args[0])
             if found is not None:
                 return found
@@ -384,7 +383,7 @@ class Normal(Choices):
             op, args = {"less": "greater", "less_equal": "greater_equal"}[op], args[::-1]
         elif "commutative" in traits:
             args = sorted(args, key=lambda f: f.digest)
-        elif all(a.finite for a in args) and "homogeneous rows" not in self.off:
+        elif all(a.finite for a in args) and self.uses("homogeneous rows"):
             if (
                 {"linear", "bilinear"} & traits
                 and len(args) <= 2
@@ -398,7 +397,6 @@ class Normal(Choices):
 
     def _linear(self, args: list[Form]) -> tuple[list[Form], Form]:
         """Numbers leave every argument."""
-        self.fired["homogeneous rows"] = None
         k: Number = 1
         done: list[Form] = []
         for x in args:
@@ -415,11 +413,9 @@ class Normal(Choices):
         degree = next((exact(float(t[7:])) for t in traits if t.startswith("degree:")), None)
         factor = UNIT
         if degree is not None:
-            self.fired["homogeneous rows"] = None
             factor = self._number(magnitude(k), 0, degree)
             x = self.scaled(x, Fraction(1) / magnitude(k))
         if k < 0 and traits & {"odd", "even"}:
-            self.fired["homogeneous rows"] = None
             x = self.scaled(x, -1)
             factor = self.scaled(factor, -1) if "odd" in traits else factor
         if "even" in traits and "by_size" not in traits:
@@ -438,10 +434,7 @@ class Normal(Choices):
             return None
         argument = atom.args[0]
         assert isinstance(argument, Form)
-        found = self.power(argument, 0, 1) if sized else argument
-        if found is not None:
-            self.fired["inverse functions"] = None
-        return found
+        return self.power(argument, 0, 1) if sized else argument
 
     def _call_atom(self, op: str, args: tuple[Form, ...], kind: Kind) -> Atom:
         name = op.partition(":")[0]

@@ -157,8 +157,6 @@ class Splits:
             yield "add", (nothing, forms[0])
         elif atom.op == "greater" and forms[1] == ZERO:
             yield from self._above(forms[0])
-        elif atom.op == "clip" and atom.kind is Kind.TENSOR:
-            yield "clip", forms
         else:
             yield atom.op, forms
 
