@@ -162,6 +162,14 @@ class Program:
         return text(self)
 
 
+def routed(parts: Sequence[Program]) -> Program:
+    """The programs as one whose fallbacks are the later ones: what `Program.parts` takes apart."""
+    *first, whole = parts
+    for part in reversed(first):
+        whole = replace(part, fallback=whole)
+    return whole
+
+
 def build(
     statements: Iterable[Statement],
     returns: Iterable[Arg],

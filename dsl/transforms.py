@@ -34,6 +34,7 @@ from .program import (
     Statement,
     W,
     rebuilt,
+    routed,
 )  # fmt: skip
 from .ranges import Ranges, Source
 from .uses import DECAY, MIXED, UPDATE, Uses
@@ -248,9 +249,7 @@ def _in_parts(program: Program, name: str, said: str, change: Callable[[Program]
             done.append(part)
     if len(refused) == len(done):
         raise refused[0]
-    whole = done.pop()
-    while done:
-        whole = replace(done.pop(), fallback=whole)
+    whole = routed(done)
     doc = f"{program.doc}\nDiffers: {name}: {said}" if program.doc else f"{name}, {said}"
     whole = replace(whole, doc=doc)
     check(whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..flow import flow
-from ..program import Program
+from ..program import Program, routed
 from .algebra import TooLarge
 from .algebraic import averages, lr_factor, written
 from .exact import exact
@@ -28,11 +28,7 @@ def canonical(program: Program) -> Program:
     """
     if program.schedule:
         return replace(program, names=(), name="canonical", doc="")
-    parts = [_part(part) for part in program.parts()]
-    whole = parts.pop()
-    while parts:
-        whole = replace(parts.pop(), fallback=whole)
-    return whole
+    return routed([_part(part) for part in program.parts()])
 
 
 def _part(program: Program) -> Program:

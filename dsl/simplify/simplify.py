@@ -13,7 +13,7 @@ from ..flow import flow
 from ..interpret import Part
 from ..parameter import ParameterView
 from ..probe import MATRICES, SHAPES, probe
-from ..program import FIRST, REPEAT, Arg, Const, Program, Statement
+from ..program import FIRST, REPEAT, Arg, Const, Program, Statement, routed
 from .algebraic import spelled
 from .exact import exact
 from .rules import ALGEBRAIC, EXACT, LAWS, PROGRAM_RULES
@@ -47,11 +47,7 @@ def simplify(program: Program, level: str = ALGEBRAIC) -> Program:
     """
     if program.schedule:
         return program
-    parts = [_part(part, level) for part in program.parts()]
-    whole = parts.pop()
-    while parts:
-        whole = replace(parts.pop(), fallback=whole)
-    return whole
+    return routed([_part(part, level) for part in program.parts()])
 
 
 def explain(program: Program, level: str = ALGEBRAIC) -> list[Step]:
