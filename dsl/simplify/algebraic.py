@@ -9,7 +9,7 @@ from ..flow import Flow, flow
 from ..program import FIRST, LR, Program, build
 from .algebra import TooLarge
 from .form import Form, Item, Number, exact, magnitude, tidy
-from .normal import INPUT, Normal
+from .normal import INPUT, Normal, slots_in
 from .rules import CANONICAL_LAWS
 from .settle import settle
 from .spell import Speller
@@ -136,23 +136,11 @@ def lr_factor(form: Normal) -> Item | None:
     if not form.update.terms or not all(item in m for m in form.update.terms):
         return None
     rest = [_less(form.update, item), *form.ends.values()]
-    return None if any(_reads(f, lr, set()) for f in rest) else item
+    return None if LR in slots_in(rest) else item
 
 
 def _less(form: Form, item: Item) -> Form:
     return Form({tuple(i for i in m if i != item): c for m, c in form.terms.items()})
-
-
-def _reads(form: Form, atom: object, seen: set[int]) -> bool:
-    for mono in form.terms:
-        for inner, _, _ in mono:
-            if inner is atom:
-                return True
-            if id(inner) not in seen:
-                seen.add(id(inner))
-                if any(_reads(a, atom, seen) for a in inner.args if isinstance(a, Form)):
-                    return True
-    return False
 
 
 def _scaled(speller: Speller, form: Normal, lr: Item, own: Number) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -449,6 +449,21 @@ class Normal(Choices):
             name == "power" and args[0].nonzero and args[0].range[0] >= 0
         )
         return self.atom(op, args, kind, range_, finite, defined, nonzero)
+
+
+def slots_in(forms: Iterable[Form]) -> set[int]:
+    """The inputs and states that forms are made of, however deep."""
+    slots: set[int] = set()
+    seen: set[Atom] = set()
+    todo = list(forms)
+    while todo:
+        for mono in todo.pop().terms:
+            for atom, _, _ in mono:
+                if atom not in seen:
+                    seen.add(atom)
+                    todo += [a for a in atom.args if isinstance(a, Form)]
+                    slots |= {a for a in atom.args if isinstance(a, int)} if atom.op == INPUT else set()
+    return slots
 
 
 def _range(op: str, args: list[Interval]) -> Interval:

@@ -15,7 +15,7 @@ from ..program import FIRST, Arg, Const, Program
 from ..ranges import Ranges
 from .algebra import TooLarge
 from .form import PRIME, SUM, Form, Mono, Number, hashed, magnitude
-from .normal import INPUT, Assumed, Follower, Normal
+from .normal import INPUT, Assumed, Follower, Normal, slots_in
 
 _ROUNDS = 12
 _STEPS = (4, 5, 6)  # of the probe
@@ -119,7 +119,7 @@ def _scales(found: Normal) -> dict[int, Number]:
     That is of the products without states; where there is none, of those with states whose scale is known, so that
     states that feed each other do not chase each other's scale.
     """
-    inside = {i: {m: _states_in(found, m) - {i} for m in end.terms} for i, end in found.ends.items()}
+    inside = {i: {m: _states_in(m) - {i} for m in end.terms} for i, end in found.ends.items()}
     scales: dict[int, Number] = {}
     while True:
         ready = {}
@@ -134,19 +134,8 @@ def _scales(found: Normal) -> dict[int, Number]:
         scales |= ready
 
 
-def _states_in(found: Normal, mono: Mono) -> set[int]:
-    """The states that a product is made of, however deep."""
-    kept: set[int] = set()
-    for atom, _, _ in mono:
-        if atom.op == INPUT:
-            (slot,) = atom.args
-            assert isinstance(slot, int)
-            kept |= {slot - FIRST} if slot >= FIRST else set()
-        else:
-            for form in atom.args:
-                if isinstance(form, Form):
-                    kept = kept.union(*(_states_in(found, m) for m in form.terms))
-    return kept
+def _states_in(mono: Mono) -> set[int]:
+    return {slot - FIRST for slot in slots_in([Form({mono: 1})]) if slot >= FIRST}
 
 
 def _only_adds(found: Normal, index: int) -> bool:
