@@ -14,7 +14,7 @@ from ..dsl.interpret import Interpreter
 from ..dsl.keys import behaviour_key, form_scale, key
 from ..dsl.probe import TYPICAL, probe
 from ..dsl.program import Const
-from ..dsl.simplify import TooLarge, canonical
+from ..dsl.simplify import TooLarge, normalised
 from ..dsl.transforms import SCALES, cautious
 from .catalogue import entries, load
 
@@ -47,7 +47,7 @@ class Identity:
 def identify(program: Program) -> Identity:
     r"""What is known of a rule: the strongest of five claims.
 
-    Equal to a catalogued rule or its cautious variants, at any peak learning rate, by canonical form; equal times a
+    Equal to a catalogued rule or its cautious variants, at any peak learning rate, by `key`; equal times a
     constant, by `key`; of its canonical form with other constants; alike on the probe; or the rule whose updates on
     the probe point most nearly the same way.
 
@@ -64,7 +64,7 @@ def identify(program: Program) -> Identity:
             return Identity(EQUAL, rule.title)
     if same:
         return Identity(SCALED, same[0].title)
-    form = canonical(program)
+    form = normalised(program)
     family = _family(form)
     for rule in _known():
         if rule.family == family and _shape(rule.form) == _shape(form):
@@ -88,7 +88,7 @@ class _Known:
 
     @cached_property
     def form(self) -> Program:
-        return canonical(self.program)
+        return normalised(self.program)
 
 
 @cache
@@ -131,7 +131,7 @@ def _scale(program: Program) -> object:
 
 
 def _shape(form: Program) -> object:
-    """A canonical form without its numbers."""
+    """A normalised program without its numbers."""
     parts = []
     for part in form.parts():
         rows = [(s.target, s.op, *(0.0 if isinstance(a, Const) else a for a in s.args)) for s in part.statements]

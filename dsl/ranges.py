@@ -120,7 +120,7 @@ def range_of(op: str, args: list[Interval]) -> Interval:
     if name in _KEEP_SIGN or (name == "clip" and args[1][0] >= 0):
         return _signed(args[0])
     if name == "power" and args[0][0] >= 0:
-        return _UNIT if args[0][1] <= 1 and args[1][0] >= 0 else _POSITIVE
+        return (0.0, args[0][1] ** args[1][0]) if args[0][1] <= 1 and args[1][0] >= 0 else _POSITIVE
     return elementwise(name, args)
 
 

@@ -29,8 +29,6 @@ from .form import (
     tidy,
 )
 
-MOST_TERMS = 24  # of a sum; a longer one is not looked into
-_EXPANDED = 8  # terms that a product of two sums may give
 _NESTED = 4  # sums that are gathered inside the gathering of sums
 _TRIED = 1000  # divisors tried in taking roots of numbers
 _MOST_BITS = 1000  # of a coefficient's numerator and denominator
@@ -44,6 +42,9 @@ class TooLarge(Exception):
 
 class Algebra:
     """Forms over one table of atoms. `off` names rules that are not used."""
+
+    most_terms = 24  # of a sum; a longer one is not looked into
+    expanded = 8  # terms that a product of two sums may give
 
     def __init__(self, off: Collection[str] = ()) -> None:
         self.off = frozenset(off)
@@ -101,11 +102,11 @@ class Algebra:
             terms[mono] = total
             if not total:
                 del terms[mono]
-        if len(terms) > MOST_TERMS:
+        if len(terms) > self.most_terms:
             raise TooLarge
-        return self._gathered(self._checked(Form(terms)))
+        return self.gathered(self._checked(Form(terms)))
 
-    def _gathered(self, x: Form) -> Form:
+    def gathered(self, x: Form) -> Form:
         """A (b + c)^-1 b + a (b + c)^-1 c is a."""
         if len(x.terms) < 2 or self.nested > _NESTED:
             return x
@@ -184,7 +185,7 @@ class Algebra:
         if self.uses("masks by signs"):
             mono = tuple(j for i in mono for j in _size_by_sign(i))
         sums = [i for i in mono if _is_plain_sum(i)]
-        if not sums or (len(sums) > 1 and math.prod(len(sum_of(i[0]).terms) for i in sums) > _EXPANDED):
+        if not sums or (len(sums) > 1 and math.prod(len(sum_of(i[0]).terms) for i in sums) > self.expanded):
             return x
         rest = tuple(i for i in mono if i not in sums)
         total = Form({rest: c})
@@ -402,9 +403,18 @@ def _is_implied(item: Item, others: Sequence[Item]) -> bool:
         return False
     (inside,) = atom.args
     assert isinstance(inside, Form)
-    wanted = {a for m in inside.terms for a, _, _ in m} if inside.single else {inside}
-    there = {sum_of(a) if a.op == SUM and not inside.single else a for a, _, _ in others}
-    return wanted <= there
+    if not inside.single:
+        return {inside} <= {sum_of(a) if a.op == SUM else a for a, _, _ in others}
+    wanted = {a for m in inside.terms for a, _, _ in m}
+    if atom.op == "global_norm" and any(_has(a, wanted) for a, _, _ in others if a.op == "dot"):
+        return True
+    return wanted <= {a for a, _, _ in others}
+
+
+def _has(dot: Atom, wanted: set[Atom]) -> bool:
+    """Whether one side of a dot product is a product of these among others."""
+    singles = [a.single for a in dot.args if isinstance(a, Form)]
+    return any(s is not None and wanted <= {a for a, _, _ in s[0]} for s in singles)
 
 
 def _is_unit(atom: Atom) -> bool:

@@ -72,10 +72,14 @@ class Normal(Choices):
         new = self.opened(self.read(value))
         kept: Form | None = new
         if index in self.assumed.powers:
-            kept = self.power(new, 0, 1 / Fraction(self.assumed.powers[index]))
+            kept = self.power(new, self._sign(index), 1 / Fraction(self.assumed.powers[index]))
         if kept is None:
             raise TooLarge
         return self.scaled(self.opened(kept), 1 / Fraction(self.assumed.scales.get(index, 1)))
+
+    def _sign(self, index: int) -> int:
+        """Whether a state that is kept as a power has a sign."""
+        return 0 if index in self.assumed.nonnegative else 1
 
     def read(self, arg: Arg) -> Form:
         """The form of a value."""
@@ -102,7 +106,7 @@ class Normal(Choices):
         value = self.scaled(of_atom(self.state(kept)), self.assumed.scales.get(index, 1))
         if index not in self.assumed.powers:
             return value
-        power = self.power(value, 0, self.assumed.powers[index])
+        power = self.power(value, self._sign(index), self.assumed.powers[index])
         assert power is not None
         return power
 
@@ -134,8 +138,9 @@ class Normal(Choices):
         """The atom of a state."""
         range_ = (0.0, math.inf) if index in self.assumed.nonnegative else ALL
         colour = self.assumed.colours.get(index, "")
-        alike = [i for i, c in self.assumed.colours.items() if c == colour and i not in self.assumed.same]
-        name = f"state {self.flow.kinds[FIRST + index]} {colour} {alike.index(index) if index in alike else index}"
+        gone = self.assumed.same, self.assumed.zero, self.assumed.follows
+        alike = [i for i, c in self.assumed.colours.items() if c == colour and not any(i in g for g in gone)]
+        name = f"state {colour} {alike.index(index) if index in alike else index}"
         finite, defined = index not in self.assumed.infinite, index not in self.assumed.undefined
         return self.input(FIRST + index, range_, name, f"state {colour[:1]}", finite, defined)
 
@@ -226,6 +231,23 @@ class Normal(Choices):
     def _where(self, c: Form, x: Form, y: Form) -> Form | None:
         return self.where(c, x, y) if self.uses("where by masks") else None
 
+    def _every(self, k: Form, x: Form, y: Form) -> Form | None:
+        """Where t - 1 is a multiple of k, x."""
+        if "masks by signs" not in self.off:
+            return None
+        t = of_atom(self.input(T, (1.0, math.inf)))
+        since = self.sum(t, UNIT, -1)
+        rest = None if since is None else of_atom(self._call_atom("mod", (since, k), Kind.GLOBAL))
+        on = None if rest is None else self._less(rest, UNIT)
+        return None if on is None else self.where(on, x, y)
+
+    def _first(self, x: Form, y: Form) -> Form | None:
+        """At step 1, x."""
+        if "masks by signs" not in self.off:
+            return None
+        on = self._less_equal(of_atom(self.input(T, (1.0, math.inf))), UNIT)
+        return None if on is None else self.where(on, x, y)
+
     def _get_eps(self) -> Form:
         return constant(exact(1e-8))
 
@@ -294,8 +316,8 @@ class Normal(Choices):
 
     def _norm(self, x: Form) -> Form | None:
         if self.uses("masks by signs") and x.kind is Kind.TENSOR:
-            size, mean = self._size(x), self._rms(x)
-            root = None if size is None else self.power(size, 0, HALF)
+            mean = self._rms(x)
+            root = self.power(of_atom(self.count), 0, HALF)
             return None if root is None or mean is None else self.product(root, mean)
         return self._reduced("norm", x, SINGLE, True, Kind.SCALAR)
 
@@ -323,8 +345,13 @@ class Normal(Choices):
         inner = prim if k > 0 else self.scaled(prim, -1)
         return self.scaled(of_atom(self._call_atom("amax", (inner,), Kind.SCALAR)), magnitude(k))
 
+    @property
+    def count(self) -> Atom:
+        """The atom of the number of a tensor's elements."""
+        return self.atom("size", (of_atom(self.input(W)),), Kind.SCALAR, (1.0, math.inf))
+
     def _size(self, x: Form) -> Form | None:
-        return of_atom(self.atom("size", (of_atom(self.input(W)),), Kind.SCALAR, (1.0, math.inf)))
+        return of_atom(self.count)
 
     def _dot(self, x: Form, y: Form) -> Form | None:
         left, right = self._outside(x, (Kind.GLOBAL,)), self._outside(y, (Kind.GLOBAL,))
@@ -444,7 +471,7 @@ class Normal(Choices):
         if not all(a.finite for a in args):
             finite = defined = False
         defined = (defined and all(a.defined for a in args)) or op in _COMPARE
-        range_ = _range(op, [a.range for a in args])
+        range_ = value_range(op, [a.range for a in args])
         nonzero = name in ("exp", "exp2", "exp10", "cosh") or (
             name == "power" and args[0].nonzero and args[0].range[0] >= 0
         )
@@ -466,7 +493,7 @@ def slots_in(forms: Iterable[Form]) -> set[int]:
     return slots
 
 
-def _range(op: str, args: list[Interval]) -> Interval:
+def value_range(op: str, args: list[Interval]) -> Interval:
     """Where the result of a row lies, from its traits where the table of ranges says nothing."""
     low, high = range_of(op, args)
     traits = OPS[op].traits

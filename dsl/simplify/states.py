@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from fractions import Fraction
 
 import numpy as np
 
@@ -27,6 +28,7 @@ def normal_form(
     scales: Mapping[int, Number] | None = None,
     powers: Mapping[int, Number] | None = None,
     peak: float | None = None,
+    colours: Mapping[int, str] | None = None,
 ) -> Normal:
     """The normal form of a program without a route; raises TooLarge where it outgrows the limits.
 
@@ -40,7 +42,7 @@ def normal_form(
         dict(scales or {}),
         dict(powers or {}),
         Ranges(program).states - fixed,
-        colours=_colours(program, live),
+        colours=colours_of(program, live) if colours is None else colours,
         follows=follows,
     )
     apart: set[tuple[int, int]] = set()
@@ -119,14 +121,13 @@ def _scales(found: Normal) -> dict[int, Number]:
     That is of the products without states; where there is none, of those with states whose scale is known, so that
     states that feed each other do not chase each other's scale.
     """
-    inside = {i: {m: _states_in(m) - {i} for m in end.terms} for i, end in found.ends.items()}
+    inside = {i: {m: _states_in(m) for m in end.terms} for i, end in found.ends.items()}
     scales: dict[int, Number] = {}
     while True:
         ready = {}
         for index, terms in inside.items():
-            own = found.atoms.get((INPUT, FIRST + index))
             some = {m: found.ends[index].terms[m] for m, held in terms.items()
-                    if held <= scales.keys() and all(a is not own for a, _, _ in m)}  # fmt: skip
+                    if held <= scales.keys() and index not in held}  # fmt: skip
             if index not in scales and some:
                 ready[index] = found.primitive(Form(some))[0]
         if not ready:
@@ -146,13 +147,15 @@ def _only_adds(found: Normal, index: int) -> bool:
 
 
 def _power(assumed: Assumed, index: int, end: Form) -> Number:
-    """The exponent of a sum that is all of a state that is never negative."""
+    """The exponent of a sum that is all of a state, with the sum's sign unless the state is never negative."""
     single = end.single
     items = [i for i in single[0] if i[0].op != PRIME] if single else []
-    if index not in assumed.nonnegative or len(items) != 1 or not end.total:
+    if len(items) != 1 or not end.total:
         return 1
     ((atom, p, r),) = items
-    return r if atom.op == SUM and r > 0 and (p == 0 or atom.range[0] >= 0) else 1
+    if index not in assumed.nonnegative and p == 0:
+        return 1
+    return r if atom.op == SUM and r > 0 else 1
 
 
 def _same(found: Normal, assumed: Assumed, fixed: set[int], apart: set[tuple[int, int]]) -> dict[int, int]:
@@ -169,20 +172,30 @@ def _same(found: Normal, assumed: Assumed, fixed: set[int], apart: set[tuple[int
     return same
 
 
-def _colours(program: Program, live: Flow) -> dict[int, str]:
-    """What each state does on a few probe steps, up to a factor: a name that equal states share."""
-    if len(live.states) < 2:
+def colours_of(
+    program: Program, live: Flow, powers: Mapping[int, Number] | None = None, kept: Collection[int] | None = None
+) -> dict[int, str]:
+    """What each state does on a few probe steps, up to a factor: a name that equal states share.
+
+    `powers` are those at which states are kept; of `kept` ones alone, one alone needs no name.
+    """
+    if len(live.states if kept is None else kept) < 2:
         return {i: "only" for i, _ in live.states}
     shapes = MATRICES if program.roles and "vector" not in program.roles else SHAPES
     runner = Part(program, [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)])
     seen: dict[int, list[np.ndarray]] = {i: [] for i, _ in live.states}
     for number in _STEPS:
         runner.step(*probe(shapes)[number])
-        for index in seen:
+        for index, values in seen.items():
             state = runner.states[index]
             each = state if isinstance(state, list) else [state]
-            seen[index] += [np.ravel(np.asarray(x, np.float64)) for x in each]
-    return {index: _name(np.concatenate(values)) for index, values in seen.items()}
+            flat = np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in each])
+            values.append(flat if np.ptp(flat) else flat[:1])  # of whatever kind the state is
+    traces = {index: np.concatenate(parts) for index, parts in seen.items()}
+    with np.errstate(all="ignore"):
+        for index, power in (powers or {}).items():
+            traces[index] = np.sign(traces[index]) * np.abs(traces[index]) ** float(1 / Fraction(power))
+    return {index: _name(values) for index, values in traces.items()}
 
 
 def _name(trace: np.ndarray) -> str:

@@ -1,0 +1,138 @@
+"""Cells: a diagram has the value of the form that it stands for, in every cell and on its borders."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stepsmith.dsl import Program
+from stepsmith.dsl.kind import Kind
+from stepsmith.dsl.ops import OPS
+from stepsmith.dsl.program import LR, PROGRESS, T
+from stepsmith.dsl.simplify import TooLarge
+from stepsmith.dsl.simplify.cells import SIGNED, SIZE, Cells
+from stepsmith.dsl.simplify.diagram import SIGN, Leaf
+from stepsmith.dsl.simplify.exact import exact
+from stepsmith.dsl.simplify.form import PRIME, SUM
+from stepsmith.dsl.simplify.normal import INPUT, SPREAD
+from stepsmith.dsl.simplify.states import normal_form
+
+PAIRS = Path(__file__).parent / "pairs" / "equal.txt"
+OFF = ("masks by signs",)
+COUNT = 40
+TINY = 1e-14  # what is less is rounding
+EDGE = 1e-9  # closer to a threshold than this is on it
+
+
+class Values:
+    """Numeric values of forms and diagrams over one tensor, for random inputs among which many are equal or 0."""
+
+    def __init__(self, form, cells, seed):
+        self.form, self.cells = form, cells
+        self.random = np.random.default_rng(seed)
+        self.inputs, self.known = {}, {}
+
+    def input(self, atom):
+        (slot,) = atom.args
+        if slot not in self.inputs:
+            some = np.array([0.0, 0.0, 1.0, -1.0, 2.0, -0.5, 10.0, 1e-3])
+            x = np.where(
+                self.random.random(COUNT) < 0.5, self.random.choice(some, COUNT), self.random.normal(size=COUNT)
+            )
+            if self.form.flow.kinds[slot] is not Kind.TENSOR:
+                x = x[0]
+            x = np.abs(x) if atom.range[0] >= 0 else x
+            fixed = {T: float(self.random.integers(1, 14)), PROGRESS: self.random.choice([0.0, 0.3, 0.5, 0.8, 1.0]),
+                     LR: self.random.choice([0.0, 0.1, 1.0, 3.0])}  # fmt: skip
+            self.inputs[slot] = fixed.get(slot, x)
+        return self.inputs[slot]
+
+    def of(self, form):
+        total = 0.0
+        with np.errstate(all="ignore"):
+            for mono, c in form.terms.items():
+                part = float(c)
+                for atom, p, r in mono:
+                    x = self.atom(atom)
+                    size = np.where(np.abs(x) < TINY, 0.0, np.abs(x) ** float(r))
+                    part = part * size * (np.sign(x) if p else 1.0)
+                total = total + part
+        return total
+
+    def atom(self, atom):
+        if atom not in self.known:
+            self.known[atom] = self.call(atom)
+        return self.known[atom]
+
+    def call(self, atom):
+        if atom.op == PRIME:
+            return float(atom.args[0])
+        if atom.op == INPUT:
+            return self.input(atom)
+        if atom in self.cells.arguments:
+            args = [self.diagram(d) for d in self.cells.arguments[atom]]
+            if atom.op in ("mean", "squares"):
+                args = [np.broadcast_to(np.asarray(a, float), COUNT) for a in args]
+                return np.mean(args[0]) if atom.op == "mean" else np.sum(args[0])
+        else:
+            args = [self.of(a) for a in atom.args]
+        if atom.op in (SUM, SPREAD, SIGNED):
+            return args[0]
+        if atom.op == SIZE:
+            return np.abs(args[0])
+        if atom.op == "greater":
+            return (args[0] - args[1] > EDGE) * 1.0
+        row = OPS[atom.op]
+        if row.elementwise:
+            return row.meaning(*(np.asarray(a, float) for a in args))
+        wide = [np.broadcast_to(np.asarray(a, float), COUNT) for a in args]
+        if atom.op == "clip":
+            norm = np.sqrt(np.sum(wide[0] ** 2))
+            return wide[0] * (args[1] / norm if norm > args[1] else 1.0)
+        if row.meaning is None or row.result is None or row.shape:
+            raise NotImplementedError(atom.op)
+        return float(row.meaning(*([w] if row.result is Kind.GLOBAL else w for w in wide)))
+
+    def diagram(self, diagram):
+        if isinstance(diagram, Leaf):
+            return self.of(diagram.form)
+        test = diagram.test
+        asked = self.of(test.form) - test.threshold
+        sign = np.where(np.abs(asked) < (TINY if test.rank == SIGN else EDGE), 0.0, np.sign(asked))
+        found, left = 0.0, np.ones_like(sign, bool)
+        for answer, child in diagram.children.items():
+            here = left & (sign == answer)
+            if here.any():
+                found = np.where(here, self.diagram(child), found)
+                left = left & ~here
+        assert not left.any(), f"no answer {sign[left]} in {list(diagram.children)}"
+        return found
+
+
+def agree(program: Program, seeds: int) -> int:
+    """Compares update and new states of a program with their diagrams; how many cells were not too many."""
+    try:
+        form = normal_form(exact(program), OFF)
+        cells = Cells(form.count, [form.update, *form.ends.values()])
+        diagrams = [(x, cells.diagram(x)) for x in (form.update, *form.ends.values())]
+    except TooLarge:
+        return 0
+    for seed in range(seeds):
+        values = Values(form, cells, seed)
+        for x, diagram in diagrams:
+            try:
+                left, right = np.broadcast_arrays(values.of(x), values.diagram(diagram))
+            except NotImplementedError:
+                return 0
+            scale = 1e-9 + np.max(np.abs(left[np.isfinite(left)]), initial=0.0)
+            assert np.allclose(left / scale, right / scale, rtol=1e-6, atol=1e-6, equal_nan=True), str(program)
+    return 1
+
+
+def test_diagrams_of_equal_pairs_have_the_values_of_their_programs():
+    texts = [t for block in PAIRS.read_text().split("\n---\n") for t in block.split("\n===\n")]
+    assert sum(agree(Program.parse(text), 3) for text in texts[::3]) > 150
+
+
+def test_diagrams_of_random_programs_have_their_values(random_programs):
+    plain = [p for p in random_programs if not any(-1e-12 < x < 1e-12 and x for _, x in p.constants())]
+    assert sum(agree(p, 2) for p in plain[:: len(plain) // 300]) > 150
