@@ -15,7 +15,9 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .dsl import Program
     from .evaluator.executors import Dispatcher
+    from .evaluator.shorten import Shortening
     from .search.config import SearchConfig
     from .search.ledger import Ledger
     from .search.population import Fold
@@ -287,26 +289,71 @@ def inspect(
 @app.command()
 def simplify(
     program: Annotated[str, typer.Argument(help=_PROGRAM)],
-    level: Annotated[str, typer.Option(help="How far: exact (bit for bit) or algebraic (for real numbers).")] = (
-        "algebraic"
-    ),
+    level: Annotated[
+        str,
+        typer.Option(
+            help="How far: exact (bit for bit), algebraic (for real numbers) or empirical (for a loss that no one "
+            "would see; trains)."
+        ),
+    ] = "algebraic",
     to: Annotated[str, typer.Option("--to", help="Form: text, markdown, or opt for the result alone.")] = "text",
+    task: Annotated[
+        list[str] | None, typer.Option(help="Task of the empirical level; may be given again [default: bytes_b64].")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Training runs that the empirical level may take.", min=1)] = 1_000,
+    workers: Annotated[int, typer.Option(help="Processes that train; 0: this one.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Show the shortest equal program, and each step that proves it."""
     from .dsl.errors import did_you_mean
     from .dsl.simplify import simplify as shortest
-    from .report.simplification import simplification
+    from .report.simplification import empirical, simplification
     from .search.config import ConfigError
     from .search.found import load_any
 
-    for name, value, known in (("level", level, ("exact", "algebraic")), ("form", to, ("text", "markdown", "opt"))):
+    levels, forms = ("exact", "algebraic", "empirical"), ("text", "markdown", "opt")
+    for name, value, known in (("level", level, levels), ("form", to, forms)):
         if value not in known:
             raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
     rule = load_any(program)
-    text = str(shortest(rule, level)) if to == "opt" else simplification(rule, level, to == "markdown")
+    if level == "empirical":
+        found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, workers)
+        text = str(found.program) if to == "opt" else simplification(rule, "algebraic", to == "markdown")
+        text += "" if to == "opt" else empirical(found, to == "markdown")
+    else:
+        text = str(shortest(rule, level)) if to == "opt" else simplification(rule, level, to == "markdown")
     _write(text, out, force)
+
+
+def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -> Shortening:
+    """The empirical level, with a progress bar of training runs on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from .evaluator.executors import Dispatcher, make_executor
+    from .evaluator.shorten import Judge, at_its_lr, shorten
+    from .proxies import task as task_named
+    from .search.config import ConfigError
+
+    if rule.schedule or rule.fallback is not None:
+        raise ConfigError(f"{rule.name}: the empirical level takes one rule without a route or a schedule")
+    for name in tasks:
+        try:
+            task_named(name)
+        except LookupError as error:
+            raise ConfigError(str(error)) from None
+    executor = make_executor(workers)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            shown = bar.add_task("peak learning rate", total=runs)
+            tuned = at_its_lr(rule, tasks, Dispatcher(executor))
+            judge = Judge(tuned, tasks, Dispatcher(executor), runs,
+                          lambda done, text: bar.update(shown, completed=done, description=text))  # fmt: skip
+            return shorten(judge)
+    finally:
+        executor.close()
 
 
 def _write(text: str, out: Path | None, force: bool) -> None:

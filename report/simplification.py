@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..dsl import Program
 from ..dsl.simplify import Step, explain
+
+if TYPE_CHECKING:
+    from ..evaluator.shorten import Shortening
 
 
 def simplification(program: Program, level: str = "algebraic", markdown: bool = False) -> str:
@@ -46,6 +50,18 @@ def _lines(parts: Sequence[tuple[Program, list[Step]]], markdown: bool) -> Itera
             title = f"{_statements(step.program)} after {step.rule} ({step.level}, {how})"
             yield f"### {title}" if markdown else title
             yield from _text(step.program, markdown)
+
+
+def empirical(found: Shortening, markdown: bool = False) -> str:
+    """What the empirical level did: the program at its learning rate, every step, and what stays."""
+    lines = ["", f"empirical level, {found.runs} training runs, against this program at its best learning rate:"]
+    lines += _text(found.original, markdown)
+    for step in found.steps:
+        title = f"{_statements(step.program)} after {step}"
+        lines += ["", f"### {title}" if markdown else title, *_text(step.program, markdown)]
+    stays = [v for v in found.tried if not v.goes]
+    lines += ["", "what stays:" if stays else "nothing more was tried", *(f"- {v}" for v in stays)]
+    return "\n".join(lines) + "\n"
 
 
 def _statements(program: Program) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
 from ..evaluator.executors import Dispatcher
-from ..evaluator.fitness import Job, Score, Trial, by_seed, geometric_mean, joined
+from ..evaluator.fitness import Score, Trial, geometric_mean
 from ..evaluator.statistics import Interval, geometric_interval
+from ..evaluator.trials import scores
 from .ledger import Child
 from .population import Fold
 
@@ -61,17 +62,17 @@ def rescore(
     if not candidates:
         return []
     tell(f"re-scoring {len(candidates)} candidates on fresh seeds")
-    picked = _trials(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=pick))
+    picked = scores(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=pick))
     order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)
     chosen = _with_niches([candidates[i] for i in order], count)
     texts = [c.final for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = _trials(dispatcher, texts, Trial(tasks, seeds=show))
+    shown = scores(dispatcher, texts, Trial(tasks, seeds=show))
     held_out = {name: _held_out(dispatcher, texts, name, look) for name in fold.config.held_out}
     looked_at = len(chosen) * look
     elites = []
     for index, child in enumerate(chosen):
-        others = {name: _interval(scores[index], looked_at) for name, scores in held_out.items()}
+        others = {name: _interval(found[index], looked_at) for name, found in held_out.items()}
         costs = cost(Program.parse(child.final))
         assert child.fitness is not None
         seen = _interval(shown[index], looked_at)
@@ -92,9 +93,9 @@ def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> S
         return None
     tasks = fold.config.stages[-1].tasks
     pick, show = fresh_seeds(1)
-    picked = _trials(dispatcher, [c.final for c in ranked], Trial(tasks, seeds=pick))
+    picked = scores(dispatcher, [c.final for c in ranked], Trial(tasks, seeds=pick))
     best = max(picked, key=lambda score: score.fitness)
-    return _trials(dispatcher, [best.program], Trial(tasks, seeds=show))[0]
+    return scores(dispatcher, [best.program], Trial(tasks, seeds=show))[0]
 
 
 def pareto(elites: Sequence[Elite]) -> list[Elite]:
@@ -129,19 +130,8 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
 def _held_out(dispatcher: Dispatcher, texts: list[str], name: str, look: int) -> list[Score]:
     """Scores on a held-out task, at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)
-    moved = _trials(dispatcher, texts, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
-    return _trials(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
-
-
-def _trials(dispatcher: Dispatcher, texts: list[str], trial: Trial) -> list[Score]:
-    """A score per text."""
-    if not texts:
-        return []
-    tickets = [dispatcher.submit(job) for job in by_seed(Job(tuple(texts), trial))]
-    scores: dict[int, list[Score]] = {}
-    while len(scores) < len(tickets):
-        scores.update({done.ticket: done.scores for done in dispatcher.finished()})
-    return [joined([scores[t][i] for t in tickets]) for i in range(len(texts))]
+    moved = scores(dispatcher, texts, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
+    return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
 
 
 def _interval(score: Score, looked_at: int) -> Interval:
