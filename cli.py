@@ -186,6 +186,7 @@ def _search(
     from .evaluator.executors import Dispatcher, make_executor
     from .report.live import LiveView, facts
     from .search.run import Progress, Stop, run_search
+    from .search.shares import shares
 
     interrupted = _Interrupts()
     dispatcher = Dispatcher(make_executor(workers))
@@ -212,6 +213,8 @@ def _search(
             sys.exit(130)
         elif elites:
             _show_elites(fold, dispatcher, ledger, folder, elites, console)
+            if found := shares(list(ledger.children())):
+                _say(console, str(found))
     except KeyboardInterrupt:
         _say(console, f"interrupted while re-scoring; {resume}")
         sys.exit(130)

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import behaviour, behaviour_key, key, structural_key
-from stepsmith.dsl.simplify import simplify
 from stepsmith.search.ledger import Ledger
+from stepsmith.search.shares import SEEN_BEFORE, shares
 
-_EVERY = 5  # of the children are simplified
-_PAPER = {"seen before": 0.891, "redundant": 0.698}
+_SIMPLIFIED = 500  # children
 
 
 def main() -> None:
@@ -40,11 +39,8 @@ def main() -> None:
         names |= new
     for name, count in repeats.items():
         print(f"seen before, {name}: {count} of {len(rows)} children, {count / len(rows):.1%}"
-              f" (paper {_PAPER['seen before']:.1%})")  # fmt: skip
-    some = [Program.parse(row.program) for row in rows[::_EVERY]]
-    written = sum(len(p.statements) for p in some)
-    needed = sum(len(simplify(p).statements) for p in some)
-    print(f"redundant: {1 - needed / written:.1%} of {written} statements (paper {_PAPER['redundant']:.1%})")
+              f" (Lion's search: {SEEN_BEFORE:.1%})")  # fmt: skip
+    print(shares(rows, _SIMPLIFIED))
 
 
 if __name__ == "__main__":

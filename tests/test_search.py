@@ -27,6 +27,7 @@ from stepsmith.search.elites import Elite, fresh_seeds, pareto, rescore
 from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
 from stepsmith.search.population import Fold
+from stepsmith.search.shares import shares
 from stepsmith.search.strategies import Evolution
 
 sys.path.append(str(Path(__file__).parent))
@@ -407,3 +408,19 @@ def test_to_beat_adamw_every_interval_must_lie_above_it():
     assert elite.beats_adamw
     assert not replace(elite, seen=unsure).beats_adamw
     assert not replace(elite, held_out={"other": unsure}).beats_adamw
+
+
+def test_a_run_knows_what_it_wrote_twice_and_what_it_did_not_need():
+    plain = "def f(w, g, lr):\n  return lr * g"
+    padded = "def f(w, g, lr):\n  a = g + 0.0 * w\n  b = a - 0.0\n  return lr * b"
+    rows = [
+        Child(0, 0, None, "start", plain, identity="a"),
+        Child(1, 1, 0, "insert", padded, identity="b"),
+        Child(2, 1, 0, "insert", padded, identity="b", alias_of=1),
+        Child(3, 1, 0, "insert", plain, reason="rejected: no update"),
+    ]
+    found = shares(rows)
+    assert (found.children, found.seen_before) == (2, 0.5)
+    assert found.statements == 8 and found.redundant == 0.75
+    assert "seen before: 50.0% of 2 trainable children (Lion's search: 89.1%)" in str(found)
+    assert shares(rows[:1]) is None

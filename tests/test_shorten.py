@@ -13,7 +13,7 @@ RULE = Program.parse("def f(w, g, lr):\n  a = tanh(g)\n  b = arctan(a)\n  return
 
 
 def dispatcher(loss, noise=1e-4):
-    """Trains nothing: the loss is `loss(text)` with noise that programs share seed by seed, and a little of their own."""
+    """Trains nothing: losses are `loss(text)`, with noise that programs share seed by seed, and some of their own."""
     trained = []
 
     def work(job):
