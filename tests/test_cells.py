@@ -9,11 +9,12 @@ from stepsmith.dsl.kind import Kind
 from stepsmith.dsl.ops import OPS
 from stepsmith.dsl.program import LR, PROGRESS, T
 from stepsmith.dsl.simplify import TooLarge
-from stepsmith.dsl.simplify.cells import SIGNED, SIZE, Cells
+from stepsmith.dsl.simplify.cells import Cells
 from stepsmith.dsl.simplify.diagram import SIGN, Leaf
 from stepsmith.dsl.simplify.exact import exact
 from stepsmith.dsl.simplify.form import PRIME, SUM
 from stepsmith.dsl.simplify.normal import INPUT, SPREAD
+from stepsmith.dsl.simplify.signs import SIGNED, SIZE
 from stepsmith.dsl.simplify.states import normal_form
 
 PAIRS = Path(__file__).parent / "pairs" / "equal.txt"

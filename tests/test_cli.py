@@ -99,6 +99,32 @@ def test_the_next_search_takes_the_next_folder_and_a_finished_one_resumes_to_the
     assert (folder / "runs" / "2" / "hall_of_fame.csv").read_text() == table
 
 
+def test_a_search_ends_with_what_it_wrote_twice_and_did_not_need(home):
+    _, done = home
+    said = re.search(r"seen before: ([\d.]+)% of ([\d,]+) trainable .*; redundant: ([\d.]+)% of", done.stdout)
+    assert said and int(said[2].replace(",", "")) > 0 and 0 <= float(said[3]) <= 100
+
+
+# --- simplify -----------------------------------------------------------------------------------------------
+
+
+def test_simplify_trains_at_the_empirical_level_and_says_what_stays(home):
+    folder, _ = home
+    (folder / "padded.opt").write_text("def f(w, g, m, lr=0.01):\n  m = interp(g, m, 0.9)\n  return lr * sign(m), m\n")
+    args = ("padded.opt", "--level", "empirical", "--task", "digits", "--runs", "30", "--out", "short.md")
+    done = stepsmith("simplify", *args, "--to", "markdown", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    text = (folder / "short.md").read_text()
+    assert "training runs, against this program at its best learning rate" in text
+    assert re.search(r"interp\(g, m, 0.9\) is g: .*(stays|budget)", text)
+
+
+def test_simplify_says_what_is_wrong_with_its_options(fails):
+    assert fails("simplify", "lion", "--level", "empiric").endswith("did you mean 'empirical'?")
+    assert fails("simplify", "lion", "--level", "empirical", "--task", "digit").endswith("did you mean 'digits'?")
+    assert "without a route" in fails("simplify", "muon", "--level", "empirical")
+
+
 def test_options_go_before_the_file(home):
     folder, _ = home
     args = ("--from", "sgd", "--strategy", "random", "--space", "lion45", "--seed", "3", "--elites", "0", "--out", "x")

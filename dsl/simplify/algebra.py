@@ -7,7 +7,7 @@ is. The side conditions throughout: values are finite, since Inf - Inf is not 0;
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 
 from ..interval import Interval
@@ -137,19 +137,19 @@ class Algebra:
         if taken:
             return None
         k = Fraction(c) / base.terms[lead]
-        factor = self._product([*rest, item], 1)
+        factor = self.from_items([*rest, item], 1)
         if factor is None or len(factor.terms) != 1:
             return None
         ((whole, one),) = factor.terms.items()
         kept = dict(x.terms)
         for other, d in base.terms.items():
-            part = self._times(whole, one, other, tidy(k * d)) if other else Form({whole: tidy(k * d)})
+            part = self.mono_product(whole, one, other, tidy(k * d)) if other else Form({whole: tidy(k * d)})
             if part is None or len(part.terms) != 1:
                 return None
             ((key, wanted),) = part.terms.items()
             if kept.pop(key, None) != wanted:
                 return None
-        merged = self._product([*rest, (item[0], (item[1] + 1) % 2, tidy(item[2] + 1))], tidy(k))
+        merged = self.from_items([*rest, (item[0], (item[1] + 1) % 2, tidy(item[2] + 1))], tidy(k))
         return None if merged is None else self.sum(Form(kept), merged)
 
     @staticmethod
@@ -174,7 +174,7 @@ class Algebra:
             return None
         (left, k), *_ = self.based(x).terms.items()
         (right, c), *_ = self.based(y).terms.items()
-        return self._times(left, k, right, c)
+        return self.mono_product(left, k, right, c)
 
     def opened(self, x: Form) -> Form:
         """A product of sums multiplied out, where that is short."""
@@ -194,14 +194,14 @@ class Algebra:
             found: Form | None = ZERO
             for left, a in total.terms.items():
                 for right, b in base.terms.items():
-                    part = self._times(left, a, right, b)
+                    part = self.mono_product(left, a, right, b)
                     found = None if part is None or found is None else self.sum(found, part)
             if found is None:
                 return x
             total = found
         return total
 
-    def _times(self, x: Mono, cx: Number, y: Mono, cy: Number) -> Form | None:
+    def mono_product(self, x: Mono, cx: Number, y: Mono, cy: Number) -> Form | None:
         """The product of two products."""
         if not x or not y:
             return Form({x or y: tidy(cx * cy)})
@@ -212,15 +212,18 @@ class Algebra:
                 _, q, s = items[atom]
                 p, r = (p + q) % 2, tidy(r + s)
             items[atom] = (atom, p, r)
-        return self._product(items.values(), c)
+        return self.from_items(items.values(), c)
 
-    def _product(self, items: object, c: Number) -> Form | None:
+    def from_items(self, items: Iterable[Item], c: Number) -> Form | None:
+        """The product of factors, each there once, and a number."""
         done: list[Item] = []
-        for item in items:  # type: ignore[attr-defined]
+        for item in items:
             atom, p, r = item
             if atom.op == PRIME:
                 whole = math.floor(r)
-                c *= Fraction(atom.args[0]) ** whole
+                base = atom.args[0]
+                assert isinstance(base, int)
+                c *= Fraction(base) ** whole
                 if r != whole:
                     done.append((atom, 0, tidy(r - whole)))
                 continue
@@ -249,7 +252,7 @@ class Algebra:
         if p == 1 and r == 1:
             return x
         if x.number is not None:
-            return self._number(x.number, p, r)
+            return self.number_power(x.number, p, r)
         if x.is_mask:
             return x
         if not x.finite or not self.uses("exponents add"):
@@ -257,12 +260,12 @@ class Algebra:
         if len(x.terms) > 1:
             x = self.based(x)
         (mono, c), *_ = x.terms.items()
-        factor = self._number(c, p, r)
+        factor = self.number_power(c, p, r)
         items = [(a, p * q, tidy(r * s)) for a, q, s in mono]
-        found = self._product(items, 1)
+        found = self.from_items(items, 1)
         return None if found is None else self.product(factor, found)
 
-    def _number(self, c: Number, p: int, r: Number) -> Form:
+    def number_power(self, c: Number, p: int, r: Number) -> Form:
         """Of a rational number: exact, with roots of primes."""
         if c == 0:
             return ZERO
@@ -334,13 +337,13 @@ class Algebra:
         under = {i[0]: (i[1], tidy(-i[2])) for i in out}
         terms = {}
         for mono, c in x.terms.items():
-            part = self._times(mono, c, tuple((a, p, r) for a, (p, r) in under.items()), 1)
+            part = self.mono_product(mono, c, tuple((a, p, r) for a, (p, r) in under.items()), 1)
             if part is None or len(part.terms) != 1:
                 return shared, x
             terms.update(part.terms)
         if len(terms) < len(x.terms):
             return shared, x
-        both = self._times(shared, 1, out, 1) if shared else Form({out: 1})
+        both = self.mono_product(shared, 1, out, 1) if shared else Form({out: 1})
         if both is None:
             return shared, x
         ((mono, _),) = both.terms.items()

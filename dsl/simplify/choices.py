@@ -46,13 +46,13 @@ class Choices(Algebra):
             if item[1]:
                 signs.append((item[0], 1, 1))
             elif not item[0].nonzero:
-                part = self._product([(item[0], 0, 0)], 1)
+                part = self.from_items([(item[0], 0, 0)], 1)
                 kept = None if part is None or kept is None else self.product(kept, part)
         if kept is None:
             return None
         if not signs:
             return kept if c > 0 else ZERO
-        signed = self._product(sorted(signs), 1 if c > 0 else -1)
+        signed = self.from_items(sorted(signs), 1 if c > 0 else -1)
         return None if signed is None else self.product(kept, of_atom(self._above(signed)))
 
     def _above(self, x: Form) -> Atom:
@@ -174,7 +174,7 @@ class Choices(Algebra):
         for atom in {i[0]: None for m in x.terms for i in m if i[0].op == SUM and i[1:] == (1, 0)}:
             base = sum_of(atom)
             lead = self.lead(base)
-            bent = self._times(lead, 1, ((atom, 1, 0),), 1)
+            bent = self.mono_product(lead, 1, ((atom, 1, 0),), 1)
             if bent is None or bent.single is None or bent.single[0] not in x.terms:
                 continue
             k = Fraction(x.terms[bent.single[0]]) / base.terms[lead]  # -1/2 of what |z - b| is of |base|

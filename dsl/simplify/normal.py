@@ -440,7 +440,7 @@ class Normal(Choices):
         degree = next((exact(float(t[7:])) for t in traits if t.startswith("degree:")), None)
         factor = UNIT
         if degree is not None:
-            factor = self._number(magnitude(k), 0, degree)
+            factor = self.number_power(magnitude(k), 0, degree)
             x = self.scaled(x, Fraction(1) / magnitude(k))
         if k < 0 and traits & {"odd", "even"}:
             x = self.scaled(x, -1)
