@@ -1,6 +1,6 @@
 """Comparisons, choices, maxima and clips on forms.
 
-For `simplify` a comparison is an atom that is 0 or 1. For `key` and `canonical` (the rule "masks by signs") it is
+For `simplify` a comparison is an atom that is 0 or 1. For `key` (the rule "masks by signs") it is
 (sign(x)^2 + sign(x)) / 2, so that masks, choices, maxima and clips, however spelled, are one form.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-EXACT, ALGEBRAIC, EMPIRICAL = "exact", "algebraic", "empirical"
+EXACT, ALGEBRAIC = "exact", "algebraic"
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ LAWS: tuple[Rule, ...] = (
     ),
 )
 
-#: What makes unlike spellings of one choice equal and none of them short: used by key and canonical form alone.
+#: What makes unlike spellings of one choice equal and none of them short: used by `key` alone; `canonical` has cells in their place.
 CANONICAL_LAWS: tuple[Rule, ...] = (
     _algebraic(
         "masks by signs",
