@@ -198,7 +198,7 @@ LAWS: tuple[Rule, ...] = (
     ),
 )
 
-#: What makes unlike spellings of one choice equal and none of them short: used by `key` alone; `canonical` has cells in their place.
+#: What makes unlike spellings of one choice equal and none of them short: `key` alone; `canonical` has cells instead.
 CANONICAL_LAWS: tuple[Rule, ...] = (
     _algebraic(
         "masks by signs",
