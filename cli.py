@@ -319,6 +319,8 @@ def simplify(
     for name, value, known in (("level", level, levels), ("form", to, forms)):
         if value not in known:
             raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
+    if level != "empirical" and task:
+        raise ConfigError(f"--task is an option of --level empirical; the {level} level trains nothing")
     rule = load_any(program)
     if level == "empirical":
         found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, workers)
@@ -335,7 +337,7 @@ def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from .evaluator.executors import Dispatcher, make_executor
-    from .evaluator.shorten import Judge, at_its_lr, shorten
+    from .evaluator.shorten import Diverged, Judge, at_its_lr, shorten
     from .proxies import task as task_named
     from .search.config import ConfigError
 
@@ -355,6 +357,8 @@ def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -
             judge = Judge(tuned, tasks, Dispatcher(executor), runs,
                           lambda done, text: bar.update(shown, completed=done, description=text))  # fmt: skip
             return shorten(judge)
+    except Diverged as error:
+        raise ConfigError(f"{rule.name} {error}") from None
     finally:
         executor.close()
 
@@ -366,6 +370,10 @@ def _write(text: str, out: Path | None, force: bool) -> None:
     if out is None:
         print(text, end="")
         return
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file in it")
+    if not out.parent.is_dir():
+        raise ConfigError(f"there is no folder {out.parent}; make it, or write elsewhere")
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force writes over it")
     out.write_text(text, "utf-8")

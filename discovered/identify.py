@@ -11,7 +11,7 @@ import numpy as np
 from ..dsl import Program
 from ..dsl.flow import flow
 from ..dsl.interpret import Interpreter
-from ..dsl.keys import behaviour_key, form_scale, key
+from ..dsl.keys import behaviour_key, form_scale, form_shape, key, structural_key
 from ..dsl.probe import TYPICAL, probe
 from ..dsl.program import Const
 from ..dsl.simplify import TooLarge, normalised
@@ -39,7 +39,7 @@ class Identity:
             SCALED: f"{self.rule} times a constant",
             CONSTANTS: f"{self.rule} with other constants",
             BEHAVIOUR: f"behaves like {self.rule} on the probe",
-            NEAREST: f"nothing known; nearest {self.rule}",
+            NEAREST: f"nothing known; nearest {self.rule}" if self.rule else "nothing known",
         }[self.how]
         return f"{said}: {self.detail}" if self.detail else said
 
@@ -57,6 +57,10 @@ def identify(program: Program) -> Identity:
     ...                              "  return lr * u, interp(g, m, 0.98)")))
     lion with other constants: 0.95 for 0.9, 0.98 for 0.99
     """
+    if not isinstance(program, Program):
+        raise TypeError(f"identify takes a Program, not {program!r}; load it first: stepsmith.load(...)")
+    if program.schedule:
+        return _schedule(program)
     name = key(program)
     same = [rule for rule in _known() if rule.name == name]
     for rule in same:
@@ -69,11 +73,20 @@ def identify(program: Program) -> Identity:
     for rule in _known():
         if rule.family == family and _shape(rule.form) == _shape(form):
             return Identity(CONSTANTS, rule.title, _differences(form, rule.form))
+    shape = form_shape(program)
+    for rule in _known():
+        if shape and rule.family == family and form_shape(rule.program) == shape:
+            return Identity(CONSTANTS, rule.title)
     behaved = behaviour_key(program, form=name)
     for rule in _known():
         if behaved == behaviour_key(rule.program, form=rule.name):
             return Identity(BEHAVIOUR, rule.title)
     return _nearest(program)
+
+
+def _schedule(program: Program) -> Identity:
+    same = (e.name for e in entries() if e.program.schedule and structural_key(e.program) == structural_key(program))
+    return Identity(EQUAL, found) if (found := next(same, "")) else Identity(NEAREST, "", "a schedule of its own")
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,9 @@ def _rules() -> Iterator[tuple[str, Program]]:
         freed = _freed(entry.program)
         if freed != entry.program:
             yield entry.name, freed
+        plain = _without_decay(entry.program)
+        if plain != entry.program:
+            yield f"{entry.name} with weight_decay 0", plain
     for name in ("adamw", "lion"):
         rule = load(name)
         for scale in SCALES:
@@ -115,6 +131,12 @@ def _rules() -> Iterator[tuple[str, Program]]:
 def _freed(rule: Program) -> Program:
     """The rule with what is 0 by default free."""
     return replace(rule, hypers=tuple(h or _FREE for h in rule.hypers))
+
+
+def _without_decay(rule: Program) -> Program:
+    """The rule with its weight decay at 0."""
+    decays = [rule.name_of(rule.first_hyper + i) == "weight_decay" for i in range(len(rule.hypers))]
+    return replace(rule, hypers=tuple(0.0 if d else h for h, d in zip(rule.hypers, decays, strict=True)))
 
 
 def _family(program: Program) -> object:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from .parameter import ParameterView
 from .probe import MATRICES, SHAPES, TYPICAL, probe
 from .program import FIRST, LR, Arg, Const, Program
 from .simplify.algebra import TooLarge
-from .simplify.form import magnitude
+from .simplify.form import SHAPE, magnitude
 from .simplify.states import normal_form
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -347,6 +348,23 @@ def form_scale(program: Program) -> Fraction:
     """
     form = normal_form(program.parts()[0])
     return Fraction(magnitude(form.primitive(form.update)[0])) / Fraction(repr(program.peak))
+
+
+@cache
+def form_shape(program: Program) -> str:
+    r"""The normal form without its numbers; "" where there is none.
+
+    >>> a = Program.parse("def f(w, g, lr):\n  return lr * (sign(g) + 0.1 * w)")
+    >>> b = Program.parse("def f(w, g, lr):\n  return lr * 0.3 * w + lr * sign(g)")
+    >>> form_shape(a) == form_shape(b)
+    True
+    """
+    try:
+        forms = [normal_form(part) for part in program.parts()]
+    except TooLarge:
+        return ""
+    shapes = [(form.update.digest[:SHAPE], sorted(end.digest[:SHAPE] for end in form.ends.values())) for form in forms]
+    return repr(shapes)
 
 
 def behaviour_key(program: Program, seen: Behaviour | None = None, form: str | None = None) -> str:

@@ -30,6 +30,10 @@ _TOGETHER = 3  # cuts that are tried in every order
 _ONE_SIDED = 0.90  # a two-sided level whose ends are one-sided 95% ends
 
 
+class Diverged(RuntimeError):
+    """The program that is to be shortened has no finite loss itself."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether some cuts together may be made: `goes` is None where the seeds or the budget did not decide."""
@@ -66,6 +70,7 @@ class Judge:
     budget: int = 4_000
     tell: Callable[[int, str], None] = lambda runs, text: None
     runs: int = field(default=0, init=False)
+    spent: bool = field(default=False, init=False)
     known: dict[str, Verdict] = field(default_factory=dict, init=False)
 
     def verdicts(self, options: Sequence[tuple[tuple[str, ...], Program]]) -> list[Verdict]:
@@ -75,11 +80,16 @@ class Judge:
         before, open_ = 0, list(fresh)
         for upto in LOOKS:
             cost = (1 + len(open_)) * (upto - before) * len(self.tasks)
-            if not open_ or self.runs + cost > self.budget:
+            if not open_:
+                break
+            if self.runs + cost > self.budget:
+                self.spent = True
                 break
             seeds = tuple(range(FIRST_SEED + before, FIRST_SEED + upto))
             base, *found = scores(self.dispatcher, [str(self.original), *open_], Trial(self.tasks, seeds=seeds))
             self.runs, before = self.runs + cost, upto
+            if not all(math.isfinite(loss) for row in base.losses for loss in row):
+                raise Diverged(f"fails itself ({base.reason or 'no loss'}), so that nothing can be compared with it")
             for text, score in zip(open_, found, strict=True):
                 for row, old, new in zip(increases[text], base.losses, score.losses, strict=True):
                     row += [(b - a) / a if math.isfinite(b) else math.inf for a, b in zip(old, new, strict=True)]
@@ -107,14 +117,16 @@ class Shortening:
     steps: list[Verdict]
     tried: list[Verdict]
     runs: int
+    spent: bool  # whether the budget ended before every cut was judged
 
 
 def shorten(judge: Judge) -> Shortening:
     """Cuts of a program, as many as may be made: of those that may each be made, a few together in every order.
 
-    Raises RuntimeError where the original itself diverges.
+    Raises Diverged where the original itself does.
     """
-    best, steps = simplify(judge.original), list[Verdict]()
+    first = simplify(judge.original)
+    best, steps = first, list[Verdict]()
     while True:
         options = _options(best)
         alone = judge.verdicts([((cut.what,), program) for cut, program in options])
@@ -125,7 +137,7 @@ def shorten(judge: Judge) -> Shortening:
         path = max(orders(together, passed), key=lambda path: (len(path), -sum(passed.index(c) for c in path)))
         steps += [together[frozenset(path[: n + 1])] for n in range(len(path))]
         best = steps[-1].program
-    return Shortening(judge.original, best, steps, list(judge.known.values()), judge.runs)
+    return Shortening(first, best, steps, list(judge.known.values()), judge.runs, judge.spent)
 
 
 def _options(program: Program) -> list[tuple[Cut, Program]]:

@@ -29,7 +29,9 @@ def simplification(program: Program, level: str = "algebraic", markdown: bool = 
         m = interp(g, m, 0.9)
         return lr * u, m
     """
-    parts = [(part, explain(part, level)) for part in program.parts() if not part.schedule]
+    if program.schedule:
+        return f"{program.name} is a schedule, and left as it is\n{program}"
+    parts = [(part, explain(part, level)) for part in program.parts()]
     return "\n".join(_lines(parts, markdown)) + "\n"
 
 
@@ -54,7 +56,8 @@ def _lines(parts: Sequence[tuple[Program, list[Step]]], markdown: bool) -> Itera
 
 def empirical(found: Shortening, markdown: bool = False) -> str:
     """What the empirical level did: the program at its learning rate, every step, and what stays."""
-    lines = ["", f"empirical level, {found.runs} training runs, against this program at its best learning rate:"]
+    spent = "; the budget ended, more --runs decide more" if found.spent else ""
+    lines = ["", f"empirical level, {found.runs} training runs{spent}; from this program at its best learning rate:"]
     lines += _text(found.original, markdown)
     for step in found.steps:
         title = f"{_statements(step.program)} after {step}"

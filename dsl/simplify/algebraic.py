@@ -18,12 +18,13 @@ from .states import normal_form
 _OWN = 0.1  # by how much of a statement the peak lr that was written is preferred
 
 
-def spelled(program: Program, off: Collection[str] = ()) -> Iterator[Program]:
+def spelled(program: Program, off: Collection[str] = (), by_signs: bool = False) -> Iterator[Program]:
     """Programs that say what a program without a route says, each in the fewest statements found.
 
-    They differ in the scale at which states are kept. `off` names rules that are not used.
+    They differ in the scale at which states are kept. `off` names rules that are not used; choices are put together
+    from signs where `by_signs`, which is seldom shorter.
     """
-    off = (*off, *(rule.name for rule in CANONICAL_LAWS))
+    off = off if by_signs else (*off, *(rule.name for rule in CANONICAL_LAWS))
     try:
         form = normal_form(program, off)
         tried: list[object] = []

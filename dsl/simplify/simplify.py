@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,8 +20,11 @@ from .exact import exact
 from .rules import ALGEBRAIC, EXACT, LAWS, PROGRAM_RULES
 
 _WITHOUT: tuple[tuple[str, ...], ...] = ((), ("multiply out",))  # sums multiplied out, and left as they stand
+#: Where no number that a rule makes is a decimal one: halves under a root, ratios inside a row without a degree.
+_INSTEAD: tuple[tuple[str, ...], ...] = (("homogeneous rows",), ("max by differences",))
+_CHOICES = {"where", "greater", "less", "greater_equal", "less_equal", "max", "min"}
 _AGREED = 1e-6  # the difference on the probe at which a shorter program is refused
-_ROUNDS = 4
+_ROUNDS = 6
 
 
 class Step(NamedTuple):
@@ -67,21 +71,24 @@ def explain(program: Program, level: str = ALGEBRAIC) -> list[Step]:
         if sorted(_rows(found)) != sorted(_rows(before)):  # else only names and order
             steps.append(Step(rule, kind, found, difference(before, found)))
 
-    add("dead code and repeated expressions", EXACT, exact(program, patterns=False))
-    best = exact(program)
+    unfolded, best = exact(program, patterns=False), exact(program)
+    add("dead code and repeated expressions", EXACT, unfolded)
     add("numbers folded and exact identities", EXACT, best)
     if level == EXACT or any(s.op == REPEAT for s in program.statements):
         return steps
     laws = [rule.name for rule in (*LAWS, *PROGRAM_RULES) if rule.level == ALGEBRAIC]
     for number, name in enumerate(laws):
-        found = _shortest(best, laws[number + 1 :])
+        found = _shortest(best, laws[number + 1 :], unfolded)
         if _is_smaller(found, best):
             add(name, ALGEBRAIC, found)
-            best = found
+            best = unfolded = found
     while _is_smaller(found := _shortest(best), best):
         needed = [name for name in laws if _shortest(best, (name,)) != found]
         add(", ".join(needed) or "all rules together", ALGEBRAIC, found)
         best = found
+    end = _part(program, level)
+    if size(end) <= size(best) and str(end) != str(best):
+        add("all rules at once", ALGEBRAIC, end)
     return steps
 
 
@@ -92,28 +99,36 @@ def _rows(program: Program) -> Iterator[str]:
 
 
 def _part(program: Program, level: str) -> Program:
-    best = exact(program)
+    best, unfolded = exact(program), exact(program, patterns=False)
     if level == EXACT or any(s.op == REPEAT for s in program.statements):
         return best
     for _ in range(_ROUNDS):
-        found = _shortest(best)
-        if not _is_smaller(found, best):
-            return best
-        best = found
+        found = _shortest(best, unfolded=unfolded)
+        again = exact(found, patterns=False)
+        if not _is_smaller(found, best) and again == unfolded:
+            break
+        best, unfolded = found, again
     return best
 
 
-def _shortest(program: Program, off: Sequence[str] = ()) -> Program:
-    """The smallest of the spellings that are smaller than a program; the program where none is."""
-    return min(_candidates(program, off), key=size, default=program)
+def _shortest(program: Program, off: Sequence[str] = (), unfolded: Program | None = None) -> Program:
+    """The smallest of the spellings that are smaller than a program; the program where none is.
+
+    `unfolded` says the same with numbers as they were written, where 0.1 * 0.1 is 0.01.
+    """
+    return min(_candidates(program, off, unfolded or program), key=size, default=program)
 
 
-def _candidates(program: Program, off: Sequence[str]) -> Iterator[Program]:
-    for without in _WITHOUT:
-        for candidate in spelled(program, (*off, *without)):
-            shorter = _renamed(exact(candidate), program)
-            if _is_smaller(shorter, program) and difference(program, shorter) <= _AGREED:
-                yield shorter
+def _candidates(program: Program, off: Sequence[str], unfolded: Program) -> Iterator[Program]:
+    spellings = [c for without in _WITHOUT for c in spelled(unfolded, (*off, *without))]
+    if not spellings:
+        spellings = [c for without in _INSTEAD for c in spelled(unfolded, (*off, *without))]
+    if not off and any(s.op in _CHOICES for s in program.statements):
+        spellings += spelled(unfolded, by_signs=True)
+    for candidate in spellings:
+        shorter = _renamed(exact(candidate), program)
+        if _is_smaller(shorter, program) and difference(program, shorter) <= _AGREED:
+            yield shorter
 
 
 def size(program: Program) -> tuple[int, int, float, int]:
@@ -158,7 +173,7 @@ def _renamed(program: Program, original: Program) -> Program:
 def difference(a: Program, b: Program) -> float:
     """The largest relative difference of the updates of two programs without a route on the probe, in float64.
 
-    Steps at which either is not finite are left out.
+    It is infinite where one of them alone is not finite; elements at which both are not are left out.
     """
     shapes = MATRICES if a.roles and "vector" not in a.roles else SHAPES
     runs = []
@@ -170,6 +185,8 @@ def difference(a: Program, b: Program) -> float:
         for left, right in zip(*runs, strict=True):
             x, y = (np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in side]) for side in (left, right))
             good = np.isfinite(x) & np.isfinite(y)
+            if (np.isfinite(x) != np.isfinite(y)).any():
+                return math.inf
             scale = np.max(np.abs(x[good]), initial=0.0)
             if scale:
                 worst = max(worst, float(np.max(np.abs(x - y)[good], initial=0.0) / scale))
