@@ -322,6 +322,7 @@ def simplify(
     if level != "empirical" and task:
         raise ConfigError(f"--task is an option of --level empirical; the {level} level trains nothing")
     rule = load_any(program)
+    _check_out(out, force)
     if level == "empirical":
         found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, workers)
         text = str(found.program) if to == "opt" else simplification(rule, "algebraic", to == "markdown")
@@ -365,10 +366,19 @@ def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -
 
 def _write(text: str, out: Path | None, force: bool) -> None:
     """To a file that is not there yet, or to standard output."""
+    if out is None:
+        print(text, end="")
+        return
+    _check_out(out, force)
+    out.write_text(text, "utf-8")
+    print(f"wrote {out}")
+
+
+def _check_out(out: Path | None, force: bool) -> None:
+    """Raises ConfigError where a file cannot be written there."""
     from .search.config import ConfigError
 
     if out is None:
-        print(text, end="")
         return
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; name a file in it")
@@ -376,8 +386,6 @@ def _write(text: str, out: Path | None, force: bool) -> None:
         raise ConfigError(f"there is no folder {out.parent}; make it, or write elsewhere")
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already; --force writes over it")
-    out.write_text(text, "utf-8")
-    print(f"wrote {out}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 from ..ops import OPS
 from .algebra import SINGLE, ZERO, TooLarge, sum_of
@@ -173,10 +174,13 @@ class Borders(Signs):
         atoms = [i[0] for m in test.form.terms for i in m]
         first = test
         while children[0].digest == self.at(children[1], test, atoms).digest:
-            test = self.floored(replace(test, threshold=test.threshold - 0.5))
+            half = Fraction(round(2 * test.threshold) - 1, 2)
+            test = self.floored(replace(test, threshold=float(half), exact=constant(half)))
             low, _ = test.bounds
             if test.threshold < low:
                 return children[1]
+            if -1 not in children:
+                return None
             below = children[-1]
             children = {1: children[1], 0: self.at(below, test, atoms)}
             if test.threshold > low:

@@ -8,7 +8,7 @@ cells if it is the same value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from fractions import Fraction
 
 from ..interval import Interval
@@ -17,11 +17,13 @@ from ..ops import OPS
 from .algebra import SINGLE, UNIT, ZERO, TooLarge
 from .borders import Borders
 from .diagram import SIGN, Cell, Diagram, Key, Leaf, atoms_in, explore, leaves, mapped, ordered
-from .form import ONE, PRIME, SUM, Atom, Form, Mono, Number, constant, hashed, magnitude, of_atom, shaped
+from .form import HALF, ONE, PRIME, SUM, Atom, Form, Mono, Number, constant, hashed, magnitude, of_atom, shaped
 from .normal import INPUT, SPREAD
 from .signs import SIGNED, inside
 
-_SHARED: Key = (-1, "", 0.0, "")  # stands for all tests that elements share
+_SHARED: Key = (-1, "tensor", 0.0, "")  # stands for all tests that the elements of a tensor share
+_WHOLE: Key = (-1, "all", 0.0, "")  # for all that the elements of all tensors share
+_KINDS: dict[Key, tuple[Kind, ...]] = {_SHARED: SINGLE, _WHOLE: (Kind.GLOBAL,)}
 
 
 class Cells(Borders):
@@ -106,49 +108,47 @@ class Cells(Borders):
 
     def reduction(self, atom: Atom, args: list[Form], cell: Cell) -> Form:
         """A call whose result depends on more than one element; signs of what all share are asked for outside."""
-        shared = {key: known for key, known in cell.items() if known[0].single}
-        name = atom, _said(_SHARED, cell)
+        whole = atom.op == "clip" or OPS[atom.op].result is Kind.GLOBAL  # over all tensors, whose scalars are unlike
+        outer = _WHOLE if whole else _SHARED
+        name = atom, _said(outer, cell)
         if name not in self.reductions:
             self.asked.append({})  # what its elements ask is no one else's
             try:
-                self.reductions[name] = self.reduction_value(atom, args, shared)
+                shared = {key: known for key, known in cell.items() if known[0].kind in _KINDS[outer]}
+                self.reductions[name] = self.reduction_value(atom, args, shared, _KINDS[outer])
             finally:
                 self.asked.pop()
         if self.asked:
-            self.asked[-1][_SHARED] = _said(_SHARED, cell)
+            self.asked[-1][outer] = _said(outer, cell)
         return self.reductions[name]
 
-    def reduction_value(self, atom: Atom, args: list[Form], shared: Cell) -> Form:
-        """The value of a reduction in a cell of tests that all elements share."""
-        cell = shared
-        if atom.op in ("rms", "global_norm"):
-            op = "mean" if atom.op == "rms" else "squares"
-            return self.raised(self.linear(op, args[0], atom.kind, shared, 2, cell), 0, Fraction(1, 2), cell)
-        if atom.op == "clip" and len(args) == 1:  # what its norm is the root of
-            return self.linear("squares", args[0], Kind.GLOBAL, shared, 2, cell)
-        if atom.op == "std":
-            spread = self.linear("mean", args[0], atom.kind, shared, 2, cell, centred=True)
-            return self.raised(spread, 0, Fraction(1, 2), cell)
+    def reduction_value(self, atom: Atom, args: list[Form], shared: Cell, kinds: Collection[Kind]) -> Form:
+        """The value of a reduction in a cell of tests that all elements share, which are of these kinds."""
+        x = args[0]
+        if atom.op == "global_norm" or (atom.op == "clip" and len(args) == 1):  # clip: what its norm is the root of
+            squares = self.linear("squares", x, Kind.GLOBAL, shared, kinds, 2)
+            return self.raised(squares, 0, HALF, shared) if atom.op == "global_norm" else squares
+        if atom.op in ("rms", "std"):
+            squares = self.linear("mean", x, atom.kind, shared, kinds, 2, centred=atom.op == "std")
+            return self.raised(squares, 0, HALF, shared)
         if atom.op == "mean":
-            return self.linear("mean", args[0], atom.kind, shared, 1, cell)
-        if atom.op == "sum":
-            return self.algebra.times(
-                self.linear("mean", args[0], atom.kind, shared, 1, cell), self.atom_value(self.count, cell)
-            )
-        if atom.op == "norm":
-            squares = self.linear("mean", args[0], atom.kind, shared, 2, cell)
-            return self.raised(self.algebra.times(squares, self.atom_value(self.count, cell)), 0, Fraction(1, 2), cell)
-        inner = [self.inner(lambda known, a=a: self.leaf(a, known), shared) for a in args]  # type: ignore[misc]
-        made = self.opaque(atom.op, inner, atom.kind, atom.range, atom.nonzero)
-        return self.factor(made, cell)
+            return self.linear("mean", x, atom.kind, shared, kinds, 1)
+        if atom.op in ("sum", "norm") and x.kind is Kind.TENSOR:
+            total = self.linear("mean", x, atom.kind, shared, kinds, 1 if atom.op == "sum" else 2)
+            total = self.algebra.times(total, self.atom_value(self.count, shared))
+            return total if atom.op == "sum" else self.raised(total, 0, HALF, shared)
+        inner = [self.inner(lambda known, a=a: self.leaf(a, known), shared, kinds) for a in args]  # type: ignore[misc]
+        return self.factor(self.opaque(atom.op, inner, atom.kind, atom.range, atom.nonzero), shared)
 
-    def inner(self, value: Callable[[Cell], Form], shared: Cell) -> Diagram:
-        """The diagram of what differs from element to element."""
-        return self.ordered(explore(value, shared, lambda test: not test.single))
+    def inner(self, value: Callable[[Cell], Form], shared: Cell, kinds: Collection[Kind]) -> Diagram:
+        """The diagram of what differs from element to element, or from tensor to tensor."""
+        return self.ordered(explore(value, shared, lambda test: test.kind not in kinds))
 
-    def linear(self, op: str, x: Form, kind: Kind, shared: Cell, power: int, cell: Cell, centred: bool = False) -> Form:
+    def linear(
+        self, op: str, x: Form, kind: Kind, shared: Cell, kinds: Collection[Kind], power: int, centred: bool = False
+    ) -> Form:
         """A sum or mean of elements, or of their squares, without the factors that all elements share."""
-        middle = self.linear("mean", x, kind, shared, 1, cell) if centred else ZERO
+        middle = self.linear("mean", x, kind, shared, kinds, 1) if centred else ZERO
 
         def value(known: Cell) -> Form:
             found = self.leaf(x, known)
@@ -158,11 +158,11 @@ class Cells(Borders):
                 return self.algebra.shortest(self.raised(found, 0, 2, known))
             return found
 
-        inner = self.inner(value, shared)
+        inner = self.inner(value, shared, kinds)
         forms = [leaf.form for leaf in leaves(inner)]
         if isinstance(inner, Leaf) and inner.form.number is not None and op == "mean":
             return inner.form
-        mono, k = self.shared_factor(forms)
+        mono, k = self.shared_factor(forms, kinds)
         if not k:
             return ZERO
         k = magnitude(k) if power == 2 else k
@@ -174,14 +174,14 @@ class Cells(Borders):
         made = self.opaque(op, [rest], kind, (low, high), low > 0 or high < 0)
         if power == 2:
             self.squares[made] = _zero_where(rest)
-        return self.algebra.times(self.factor(made, cell), Form({mono: k}))
+        return self.algebra.times(self.factor(made, shared), Form({mono: k}))
 
-    def shared_factor(self, forms: Iterable[Form]) -> tuple[Mono, Number]:
-        """What all elements share: numbers of each tensor that are not 0, and a coefficient."""
+    def shared_factor(self, forms: Iterable[Form], kinds: Collection[Kind]) -> tuple[Mono, Number]:
+        """What all elements share: factors of these kinds that are not 0, and a coefficient."""
         monos = [m for f in forms for m in f.terms]
         if not monos:
             return ONE, 0
-        mono = tuple(i for i in monos[0] if i[0].kind in SINGLE and i[0].nonzero and all(i in m for m in monos))
+        mono = tuple(i for i in monos[0] if i[0].kind in kinds and i[0].nonzero and all(i in m for m in monos))
         first = next(f for f in forms if f.terms)
         return mono, first.terms[self.algebra.lead(first)]
 
@@ -199,8 +199,8 @@ class Cells(Borders):
 
 def _said(key: Key, cell: Cell) -> object:
     """The answer to a test in a cell; to all that elements share."""
-    if key == _SHARED:
-        return tuple(sorted((key, answer) for key, (test, answer) in cell.items() if test.single))
+    if key in _KINDS:
+        return tuple(sorted((test.key, answer) for test, answer in cell.values() if test.kind in _KINDS[key]))
     return cell[key][1] if key in cell else None
 
 

@@ -12,11 +12,13 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from ..interval import Interval
+from ..kind import Kind
 from .algebra import TooLarge
 from .form import Atom, Form, hashed
 
 SIGN, THRESHOLD, LONG = range(3)  # ranks of tests
 _MOST_LEAVES = 250
+_NEAR = 1e-12  # thresholds that differ by less of their size are not told apart
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Test:
     rank: int
     quantity: str
     form: Form = field(compare=False)
-    single: bool = field(compare=False)  # one for all elements of a tensor
+    kind: Kind = field(compare=False)  # of the quantity: one for all elements, for each tensor, or for each element
     values: tuple[int, ...] = field(compare=False, default=(1, 0, -1))
     threshold: float = field(compare=False, default=0.0)
     exact: Form | None = field(compare=False, default=None)
@@ -184,6 +186,8 @@ def feasible(test: Test, known: Cell) -> tuple[int, ...]:
     at = low <= there <= high
     for other, answer in known.values():
         if other.rank == THRESHOLD and other.quantity == test.quantity:
+            if abs(other.threshold - there) <= _NEAR * there and other.key != test.key:
+                raise TooLarge  # floats do not order them
             edge = other.threshold + (answer if test.whole else 0)
             low = max(low, edge) if answer >= 0 else low
             high = min(high, edge) if answer <= 0 else high
@@ -207,12 +211,18 @@ def _implied(test: Test, known: Cell) -> int | None:
             rest = {m: mine.get(m, 0) - factor * other.sum.terms.get(m, 0) for m in {*mine, *other.sum.terms}}
             more = Form({m: k for m, k in rest.items() if k})
             low, high = more.range
-            signs = {(sign > 0) - (sign < 0) if factor > 0 else (sign < 0) - (sign > 0)}
-            if more.terms:
-                strict = more.nonzero
-                signs |= {1 if strict else 0} if low >= 0 else {-1 if strict else 0} if high <= 0 else {1, -1}
-            if signs in ({1}, {1, 0}, {-1}, {-1, 0}, {0}):
-                found = sum(signs)
+            signed = sign if factor > 0 else -sign
+            more = Form({m: k for m, k in rest.items() if k})
+            low, high = more.range
+            if not more.terms:
+                found: int | None = signed
+            elif low >= 0 and (signed > 0 or (signed == 0 and more.nonzero)):
+                found = 1
+            elif high <= 0 and (signed < 0 or (signed == 0 and more.nonzero)):
+                found = -1
+            else:
+                found = None
+            if found is not None:
                 return -found if test.turned else found
     return None
 

@@ -52,6 +52,7 @@ Item: TypeAlias = tuple[Atom, int, Number]  # sign(x)^p |x|^r
 Mono: TypeAlias = tuple[Item, ...]  # by digest
 ONE: Mono = ()
 SHAPE = 8  # letters of a digest that do not depend on numbers
+_PLAIN_ENDS = frozenset({0.0, 1.0, -1.0, math.inf, -math.inf})  # products with these are exact
 _MOST_SIGNS = 3  # atoms whose signs are tried
 
 
@@ -116,11 +117,13 @@ class Form:
     def range(self) -> Interval:
         """Where the value lies."""
         if self._range is None:
-            low = high = 0.0
+            lows: list[Number | float] = []
+            highs: list[Number | float] = []
             for mono, c in self.terms.items():
-                a, b = times((float(c), float(c)), mono_range(mono))
-                low, high = low + a, high + b
-            self._range = low, high
+                a, b = mono_range(mono)
+                lows.append(_scaled(c, a if c > 0 else b))
+                highs.append(_scaled(c, b if c > 0 else a))
+            self._range = _added(lows, -math.inf), _added(highs, math.inf)
         return self._range
 
     @property
@@ -233,7 +236,44 @@ def mono_range(mono: Iterable[Item]) -> Interval:
     """Where a product lies."""
     found = (1.0, 1.0)
     for item in mono:
-        found = times(found, item_range(item))
+        own = item_range(item)
+        exact_ = _PLAIN_ENDS.issuperset(found) or _PLAIN_ENDS.issuperset(own)
+        found = times(found, own) if exact_ else _widened(times(found, own))
+    return found
+
+
+def _widened(x: Interval) -> Interval:
+    """Rounding outward, but for 0 and what is infinite."""
+    low, high = x
+    return (math.nextafter(low, -math.inf) if low and math.isfinite(low) else low,
+            math.nextafter(high, math.inf) if high and math.isfinite(high) else high)  # fmt: skip
+
+
+def _scaled(c: Number, end: float) -> Number | float:
+    """A multiple of an end, exactly."""
+    return c * Fraction(end) if math.isfinite(end) and end else end if c > 0 or not end else -end
+
+
+def _added(ends: Iterable[Number | float], outward: float) -> float:
+    """A sum of ends, exact or the next float outward."""
+    total: Number = 0
+    for end in ends:
+        if isinstance(end, float):
+            if end:
+                return outward
+        else:
+            total += end
+    return _outward(total, outward)
+
+
+def _outward(x: Number, outward: float) -> float:
+    """The float that a rational number is, or the next one outward."""
+    try:
+        found = float(x)
+    except OverflowError:
+        return math.inf if x > 0 else -math.inf
+    if Fraction(found) != x and (Fraction(found) > x) == (outward < 0):
+        return math.nextafter(found, outward)
     return found
 
 
@@ -249,6 +289,8 @@ def item_range(item: Item) -> Interval:
     else:
         top = math.inf if least == 0 else _raised(least, r)
         bottom = _raised(most, r) if atom.nonzero and most < math.inf else 0.0
+    if r not in (0, 1) and not _PLAIN_ENDS.issuperset((least, most)):
+        bottom, top = _widened((bottom, top))
     if not p or low >= 0:
         return bottom, top
     return (-top, -bottom) if high <= 0 else (-top, top)

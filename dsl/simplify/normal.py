@@ -351,7 +351,7 @@ class Normal(Choices):
         return self.atom("size", (of_atom(self.input(W)),), Kind.SCALAR, (1.0, math.inf))
 
     def _size(self, x: Form) -> Form | None:
-        return of_atom(self.count)
+        return of_atom(self.count) if x.kind is Kind.TENSOR else None
 
     def _dot(self, x: Form, y: Form) -> Form | None:
         left, right = self._outside(x, (Kind.GLOBAL,)), self._outside(y, (Kind.GLOBAL,))

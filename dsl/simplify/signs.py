@@ -7,13 +7,14 @@ from fractions import Fraction
 
 from ..ops import OPS
 from ..program import T
-from .algebra import SINGLE, UNIT, ZERO, sum_of
+from .algebra import UNIT, ZERO, TooLarge, sum_of
 from .diagram import LONG, SIGN, THRESHOLD, Cell, Key, Test, Unknown, feasible
 from .form import ONE, PRIME, SUM, Atom, Form, Number, constant, hashed, magnitude, of_atom, shaped, tidy
 from .normal import INPUT, value_range
 from .positive import Positive, parity
 
 SIZE, SIGNED = "|x|", "x"  # |x| where x is not 0; x where its sign does not matter
+_NEAR = 1e-9
 _SQUARED = 6  # terms of a sum that is multiplied out
 
 
@@ -139,7 +140,7 @@ class Signs:
         k, prim = self.algebra.primitive(x)
         test, sign = self.threshold(prim) if len(prim.terms) == 2 else (self.long_test(prim), 1)
         sign = sign if k > 0 else -sign
-        if test.whole and test.threshold != math.floor(test.threshold):
+        if test.whole and not isinstance(_exactly(test), int):
             test, above = self.floored(test), 1
         else:
             above = 0
@@ -163,12 +164,11 @@ class Signs:
         low, high = atom.range
         signs = {1: high > 0, 0: not atom.nonzero, -1: low < 0}
         values = tuple(v for v, there in signs.items() if there)
-        return Test(SIGN, atom.digest, of_atom(atom), atom.kind in SINGLE, values, squared=self.squares.get(atom, ""))
+        return Test(SIGN, atom.digest, of_atom(atom), atom.kind, values, squared=self.squares.get(atom, ""))
 
     def long_test(self, prim: Form) -> Test:
         """Of a sum of more than two products."""
-        single = prim.kind in SINGLE
-        return Test(LONG, prim.digest, prim, single, sum=prim)
+        return Test(LONG, prim.digest, prim, prim.kind, sum=prim)
 
     def threshold(self, x: Form) -> tuple[Test, int]:
         """1 - c M as the test of a power of M against a number, and the sign with which it counts."""
@@ -194,15 +194,18 @@ class Signs:
             return self.long_test(prim), sign if k > 0 else -sign
         quantity = Form({tuple((g, 0, tidy(r * power)) for g, _, r in items): 1})
         test = Test(
-            THRESHOLD, quantity.digest, quantity, quantity.kind in SINGLE, threshold=_float(bound), exact=bound,
+            THRESHOLD, quantity.digest, quantity, quantity.kind, threshold=_float(bound), exact=bound,
             whole=len(items) == 1 and _is_whole(quantity), sum=x, turned=(a > 0) != (exponent > 0),
         )  # fmt: skip
         return test, sign
 
     def floored(self, test: Test) -> Test:
         """At the whole number below."""
-        below = math.floor(test.threshold)
-        return Test(THRESHOLD, test.quantity, test.form, test.single, threshold=float(below), exact=constant(below),
+        number = _exactly(test)
+        if number is None and abs(test.threshold - round(test.threshold)) < _NEAR:
+            raise TooLarge  # an irrational threshold that a float does not tell from a whole one
+        below = math.floor(test.threshold if number is None else number)
+        return Test(THRESHOLD, test.quantity, test.form, test.kind, threshold=float(below), exact=constant(below),
                     whole=True, sum=self.algebra.plus(test.form, constant(below), -1))  # fmt: skip
 
     def called(self, op: str, args: list[Form], atom: Atom, cell: Cell) -> Form:
@@ -232,7 +235,9 @@ class Signs:
         return self.algebra.scaled(self.factor(made, cell), sign)
 
     def modulo(self, x: Form, n: int) -> Form:
-        """Mod n its terms are the same."""
+        """Mod n its terms are the same; mod(x, 0) is x."""
+        if n == 0:
+            return x
         return Form(
             {m: (c % n if m == ONE and isinstance(c, int) else c) for m, c in x.terms.items() if m != ONE or c % n}
         )
@@ -260,6 +265,11 @@ def inside(atom: Atom) -> Atom:
     (inside,) = atom.args
     assert isinstance(inside, Form) and inside.single is not None
     return inside.single[0][0][0]
+
+
+def _exactly(test: Test) -> Number | None:
+    """The threshold, where it is rational."""
+    return test.exact.number if test.exact is not None else None
 
 
 def _float(x: Form) -> float:
