@@ -24,6 +24,10 @@ TINY = 1e-14  # what is less is rounding
 EDGE = 1e-12  # closer to a threshold than this is on it
 
 
+class Beyond(Exception):
+    """A row that these values do not cover."""
+
+
 class Values:
     """Numeric values of forms and diagrams over all elements of three tensors, in a row.
 
@@ -107,7 +111,7 @@ class Values:
             norm = np.sqrt(np.sum(np.concatenate(wide[0]) ** 2))
             return args[0] * (args[1] / norm if norm > args[1] else 1.0)
         if row.meaning is None or row.result not in (Kind.SCALAR, Kind.GLOBAL) or row.shape or row.axis:
-            raise NotImplementedError(atom.op)
+            raise Beyond(atom.op)
         if row.result is Kind.GLOBAL:
             return float(row.meaning(*wide))
         return np.repeat([float(row.meaning(*each)) for each in zip(*wide, strict=True)], COUNTS)
@@ -141,7 +145,7 @@ def agree(program: Program, seeds: int) -> int:
         for x, diagram in diagrams:
             try:
                 left, right = np.broadcast_arrays(values.of(x), values.diagram(diagram))
-            except NotImplementedError:
+            except Beyond:
                 return 0
             usual = np.isfinite(left) & np.isfinite(right)  # beyond, floats overflow in other places
             scale = 1e-9 + np.max(np.abs(left[usual]), initial=0.0)
