@@ -203,6 +203,15 @@ def test_a_state_that_follows_another_goes():
     assert agreement(shifted, simplify(shifted), seed=0) is not Agreement.UNEQUAL
 
 
+def test_a_product_of_masks_is_not_one_minus_a_mask():
+    """Found by random programs: a - a b is 0 or 1, too, and was spelled as 1 - a."""
+    program = Program.parse(
+        "def f(w, g, lr, t):\n x = interp(g, w, t <= 0.9)\n y = lr * (cosh(g <= 0.28) / w)\n a = 0.136 >= lr\n"
+        " b = y <= x\n c = b > a\n return lr * (a * (c / max(mean(c), 0.001)) + norm(0.0 * w))"
+    )
+    assert agreement(program, simplify(program), seed=0) is not Agreement.UNEQUAL
+
+
 # --- pairs that were written without a look at the rules -------------------------------------------------
 
 

@@ -186,6 +186,8 @@ class Splits:
     def _not(self, x: Form) -> Iterator[Way]:
         """1 - [y > 0]."""
         mono = next(m for m in x.terms if m != ONE)
+        if x.terms != {ONE: 1, mono: -1}:
+            return  # other sums are 0 or 1, too, such as a b - a
         if len(mono) == 1 and mono[0][0].op == "greater" and mono[0][0].args[1] == ZERO:
             inner = mono[0][0].args[0]
             assert isinstance(inner, Form)
