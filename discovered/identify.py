@@ -12,7 +12,7 @@ from ..dsl import Program
 from ..dsl.flow import flow
 from ..dsl.interpret import Interpreter
 from ..dsl.keys import behaviour_key, form_scale, form_shape, key, structural_key
-from ..dsl.probe import TYPICAL, probe
+from ..dsl.probe import MATRICES, TYPICAL, probe
 from ..dsl.program import Const
 from ..dsl.simplify import TooLarge, normalised
 from ..dsl.transforms import SCALES, cautious
@@ -172,9 +172,6 @@ def _differences(form: Program, rule: Program) -> str:
     return ", ".join(shown[:_FEW]) + (", ..." if len(shown) > _FEW else "")
 
 
-_WEIGHTS: tuple[tuple[int, ...], ...] = ((3, 4), (5, 3), (3, 3))
-
-
 def _nearest(program: Program) -> Identity:
     """The rule whose updates on the probe have the largest mean cosine with the program's."""
     mine = _updates(program)
@@ -190,8 +187,8 @@ def _nearest(program: Program) -> Identity:
 @cache
 def _updates(program: Program) -> np.ndarray:
     """Flat updates at the typical steps of the probe, on matrices."""
-    runner = Interpreter(program, _WEIGHTS)
-    steps = [runner.step(*step) for step in probe(_WEIGHTS)]
+    runner = Interpreter(program, MATRICES)
+    steps = [runner.step(*step) for step in probe(MATRICES)]
     return np.stack([np.concatenate([np.ravel(np.asarray(u, float)) for u in steps[i]]) for i in TYPICAL])
 
 

@@ -23,8 +23,7 @@ from .flow import Flow, Node, flow
 from .interpret import Part, Value
 from .kind import Kind
 from .ops import OPS
-from .parameter import ParameterView
-from .probe import MATRICES, SHAPES, TYPICAL, probe
+from .probe import TYPICAL, probe, shapes_of, views
 from .program import FIRST, LR, Arg, Const, Program
 from .simplify.algebra import TooLarge
 from .simplify.form import SHAPE, magnitude
@@ -144,7 +143,7 @@ def _alone(program: Program) -> Behaviour:
     """The behaviour of a program without its route; of a schedule, which moves nothing, its text."""
     if program.schedule:
         return Behaviour(structural_key(program), float("nan"), finite=False, blind=False)
-    shapes = MATRICES if program.roles and "vector" not in program.roles else SHAPES
+    shapes = shapes_of(program)
     runner = _Witness(program, shapes)
     updates = [runner.step(*step) for step in probe(shapes)]
     flat = np.stack([np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in step]) for step in updates])
@@ -163,7 +162,7 @@ class _Witness(Part):
     """An interpreter that keeps what the probe could overlook."""
 
     def __init__(self, program: Program, shapes: tuple[tuple[int, ...], ...]) -> None:
-        super().__init__(program, [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)])
+        super().__init__(program, views(shapes))
         self.seen: dict[Node, list[tuple[list[Value], Value]]] = {}  # arguments and result, step by step
         self.watched = {node for node in self.flow.nodes if self._hides(node)}
         self.silent = set(self.flow.nodes) - _zero_nodes(self.flow)  # nodes that were 0 everywhere so far

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .interpret import Tensors, Value
+from .parameter import ParameterView
+from .program import Program
 
 
 class ProbeStep(NamedTuple):
@@ -27,6 +29,16 @@ MATRICES: tuple[tuple[int, ...], ...] = ((3, 4), (5, 3), (3, 3))  # for a progra
 #: gradient fills the states; the plain ones in the middle set the scale of the update.
 SCALES = (1e-9, 1e-6, 1e-3, 1e-2, 1.0, 1.0, 0.3, 0.1, 1e3, 30.0, 1e8, 0.5)
 TYPICAL = (4, 5, 6, 7)  # the steps with gradients of ordinary size
+
+
+def shapes_of(program: Program) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the probe's tensors for a program: matrices alone where no vector reaches it."""
+    return MATRICES if program.roles and "vector" not in program.roles else SHAPES
+
+
+def views(shapes: tuple[tuple[int, ...], ...]) -> list[ParameterView]:
+    """The probe's tensors as parameters."""
+    return [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)]
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .interpret import Part, Value
-from .parameter import ParameterView
+from .probe import views
 from .program import RESERVED, Program
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ class _Rig(Part):
         # codecs that round leave a symmetry but for the rounding
         states = tuple(s if s.codec is None or s.codec.needs_matrix else s._replace(codec=None) for s in program.states)
         plain = replace(program, states=states, fallback=None)
-        super().__init__(plain, [ParameterView(i, shape, "matrix") for i, shape in enumerate(SHAPES)], disturb)
+        super().__init__(plain, views(SHAPES), disturb)
         self.change = change
 
     def _noise(self, step: int) -> list[Array]:

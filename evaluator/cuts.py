@@ -35,7 +35,15 @@ def cuts(program: Program) -> list[Cut]:
     >>> [cut.what for cut in cuts(rule)][:4]
     ['0.123 * g is g', '0.123 is 0.1', '0.123 is 0.12', 'tanh(0.123 * g) is 0.123 * g']
     """
-    return [c for c in _drawn(program) if cut_out(program, [c]) is not None]
+    return [cut for cut, _ in results(program)]
+
+
+def results(program: Program) -> Iterator[tuple[Cut, Program]]:
+    """Every single cut of a program, and what it leaves."""
+    for cut in _drawn(program):
+        child = cut_out(program, [cut])
+        if child is not None:
+            yield cut, child
 
 
 def cut_out(program: Program, chosen: Iterable[Cut]) -> Program | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ..dsl import Program
 from ..dsl.simplify import simplify
 from ..dsl.simplify.simplify import size
-from .cuts import Cut, cut_out, cuts
+from .cuts import Cut, cut_out, results
 from .executors import Dispatcher
 from .fitness import Trial
 from .statistics import Interval, mean_interval
@@ -49,11 +49,7 @@ class Verdict:
     def __str__(self) -> str:
         """What, the answer, and the mean increase with its one-sided ends in percent."""
         answer = {True: "goes", False: "stays", None: "undecided, stays"}[self.goes]
-        each = (
-            f"{100 * i.mean:+.2f}% ({100 * i.low:+.2f} to {100 * i.high:+.2f}) on {t}"
-            for t, i in self.increases.items()
-        )
-        said = self.reason or ", ".join(each)
+        said = self.reason or ", ".join(f"{_percent(i)} on {task}" for task, i in self.increases.items())
         return f"{' and '.join(self.what)}: {answer}; loss {said}, {self.seeds} seeds"
 
 
@@ -159,7 +155,7 @@ def confirmed(judge: Judge, steps: list[Verdict]) -> list[Verdict]:
         (verdict,) = fresh.verdicts([(steps[-1].what, steps[-1].program)])
         judge.runs, judge.spent = fresh.runs, fresh.spent
         if verdict.goes:
-            return [*steps[:-1], replace(verdict, reason="")]
+            return [*steps[:-1], verdict]
         judge.known[str(verdict.program)] = verdict
         steps = steps[:-1]
     return steps
@@ -168,9 +164,8 @@ def confirmed(judge: Judge, steps: list[Verdict]) -> list[Verdict]:
 def _options(program: Program) -> list[tuple[Cut, Program]]:
     """Single cuts that make a program shorter, the shortest results first; each result once."""
     found: dict[str, tuple[Cut, Program]] = {}
-    for cut in cuts(program):
-        child = cut_out(program, [cut])
-        if child is not None and (size(child) < size(program) or (cut.is_number and size(child) == size(program))):
+    for cut, child in results(program):
+        if size(child) < size(program) or (cut.is_number and size(child) == size(program)):
             found.setdefault(str(child), (cut, child))
     return sorted(found.values(), key=lambda option: size(option[1]))
 

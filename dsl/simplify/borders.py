@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from ..ops import OPS
 from .algebra import SINGLE, ZERO, TooLarge, sum_of
-from .diagram import SIGN, THRESHOLD, Cell, Diagram, Leaf, Node, Test, Unknown, atoms_in, zipped
-from .form import PRIME, SUM, Atom, Form, constant, of_atom, tidy
+from .diagram import SIGN, THRESHOLD, Cell, Diagram, Leaf, Node, Test, Unknown, zipped
+from .form import PRIME, SUM, Atom, Form, Item, atoms_in, constant, of_atom, tidy
 from .signs import SIGNED, SIZE, Signs, inside, one
 
 
@@ -58,15 +58,10 @@ class Borders(Signs):
         total = ZERO
         for mono, c in x.terms.items():
             part = constant(c)
-            for a, p, r in mono:
+            for item in mono:
+                a = item[0]
                 value = one(a) if a.op != SUM else self.modulo_sum(sum_of(a), zero, cell)
-                odd = isinstance(r, int) and r % 2 == 1
-                if a.op == PRIME:
-                    part = self.algebra.times(part, Form({((a, p, r),): 1}))
-                elif not value.terms and r < 0:
-                    raise TooLarge  # a quotient by 0
-                else:
-                    part = self.algebra.times(part, self.raised(value, 1 if odd else 0, r, cell))
+                part = self.algebra.times(part, self.again(item, value, cell))
             for m, k in part.terms.items():
                 powers = {a: r for a, _, r in m}
                 term = Form({m: k})
@@ -74,6 +69,15 @@ class Borders(Signs):
                     term = self.algebra.times(self.algebra.divided(term, lead), rest)
                 total = self.algebra.plus(total, term)
         return total
+
+    def again(self, item: Item, value: Form, cell: Cell) -> Form:
+        """A factor's power with another value for the factor; the root of a prime is what it was."""
+        atom, _, r = item
+        if atom.op == PRIME:
+            return Form({(item,): 1})
+        if not value.terms and r < 0:
+            raise TooLarge  # a quotient by 0
+        return self.raised(value, 1 if isinstance(r, int) and r % 2 == 1 else 0, r, cell)
 
     def replaced(self, x: Form, atom: Atom, value: Form, cell: Cell) -> Form:
         """X with another value for a factor, however deep; raises Unknown where a sign is needed."""
@@ -83,17 +87,11 @@ class Borders(Signs):
         total = ZERO
         for mono, c in x.terms.items():
             part = constant(c)
-            for a, _, r in mono:
-                if a.op == PRIME:
-                    part = self.algebra.times(part, Form({((a, 0, r),): 1}))
-                    continue
+            for item in mono:
+                a = item[0]
                 if a not in known:
                     known[a] = value if a is atom else self._atom_replaced(a, atom, value, known, cell)
-                new = known[a]
-                if not new.terms and r < 0:
-                    raise TooLarge  # a quotient by 0
-                odd = isinstance(r, int) and r % 2 == 1
-                part = self.algebra.times(part, self.raised(new, 1 if odd else 0, r, cell))
+                part = self.algebra.times(part, self.again(item, known[a], cell))
             total = self.algebra.plus(total, part)
         return total
 

@@ -16,8 +16,23 @@ from ..kind import Kind
 from ..ops import OPS
 from .algebra import SINGLE, UNIT, ZERO, TooLarge
 from .borders import Borders
-from .diagram import SIGN, Cell, Diagram, Key, Leaf, atoms_in, explore, leaves, mapped, ordered
-from .form import HALF, ONE, PRIME, SUM, Atom, Form, Mono, Number, constant, hashed, magnitude, of_atom, shaped
+from .diagram import SIGN, Cell, Diagram, Key, Leaf, explore, leaves, mapped, ordered
+from .form import (
+    HALF,
+    ONE,
+    PRIME,
+    SUM,
+    Atom,
+    Form,
+    Mono,
+    Number,
+    atoms_in,
+    constant,
+    hashed,
+    magnitude,
+    of_atom,
+    shaped,
+)
 from .normal import INPUT, SPREAD
 from .signs import SIGNED, inside
 
@@ -32,7 +47,7 @@ class Cells(Borders):
     def __init__(self, count: Atom, forms: Iterable[Form] = ()) -> None:
         """`count` is the number of elements of a tensor; raises TooLarge where a value may be no finite number."""
         super().__init__()
-        if not all(atom.finite and atom.defined for form in forms for atom in atoms_in(form)):
+        if not all(atom.finite and atom.defined for atom in atoms_in(*forms)):
             raise TooLarge
         self.count = count
         self.arguments: dict[Atom, list[Diagram]] = {}  # of calls whose result depends on more than one element
@@ -100,7 +115,7 @@ class Cells(Borders):
     def clipped(self, atom: Atom, x: Form, most: Form, cell: Cell) -> Form:
         """clip(x, c): x, or c x / |x| where the norm of all is more than c."""
         squares = self.reduction(atom, [x], cell)
-        norm = self.raised(squares, 0, Fraction(1, 2), cell)
+        norm = self.raised(squares, 0, HALF, cell)
         value = self.evaluated(x, cell)
         if self.sign(self.algebra.plus(norm, most, -1), cell) <= 0:
             return value
@@ -190,7 +205,7 @@ class Cells(Borders):
         key = (op, *(a.digest for a in args))
         if key not in self.algebra.atoms:
             digest = shaped(op) + hashed(f"{op}({','.join(a.digest for a in args)})")
-            inside = {a for d in args for leaf in leaves(d) for a in atoms_in(leaf.form)}
+            inside = {a for d in args for a in atoms_in(*(leaf.form for leaf in leaves(d)))}
             held = tuple(of_atom(a) for a in sorted(inside))
             self.algebra.atoms[key] = atom = Atom(op, held, kind, digest, range_, nonzero=nonzero)
             self.arguments[atom] = args

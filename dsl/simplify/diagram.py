@@ -14,7 +14,7 @@ from typing import TypeAlias
 from ..interval import Interval
 from ..kind import Kind
 from .algebra import TooLarge
-from .form import Atom, Form, hashed
+from .form import Atom, Form, atoms_in, hashed
 
 SIGN, THRESHOLD, LONG = range(3)  # ranks of tests
 _MOST_LEAVES = 250
@@ -209,8 +209,6 @@ def _implied(test: Test, known: Cell) -> int | None:
                 continue
             factor = Fraction(mine[mono]) / c
             rest = {m: mine.get(m, 0) - factor * other.sum.terms.get(m, 0) for m in {*mine, *other.sum.terms}}
-            more = Form({m: k for m, k in rest.items() if k})
-            low, high = more.range
             signed = sign if factor > 0 else -sign
             more = Form({m: k for m, k in rest.items() if k})
             low, high = more.range
@@ -236,7 +234,7 @@ def zipped(
     """One diagram for the answers to a test, where `leaf` finds one form for their forms throughout.
 
     None where there is none, or where a test within is about the atoms `apart`.
-    """  # fmt: skip
+    """
     inner = [child.test for child in children.values() if isinstance(child, Node)]
     if not inner:
         form = leaf({v: child.form for v, child in children.items() if isinstance(child, Leaf)})
@@ -264,16 +262,3 @@ def _is_size(test: Test, atoms: Collection[Atom]) -> bool:
     """Whether a test is about the size of one of these alone."""
     items = [i for m in test.form.terms for i in m]
     return test.rank == THRESHOLD and len(items) == 1 and items[0][0] in atoms and items[0][2] == 1
-
-
-def atoms_in(form: Form) -> set[Atom]:
-    """All atoms of a form, however deep."""
-    seen: set[Atom] = set()
-    todo = [form]
-    while todo:
-        for mono in todo.pop().terms:
-            for atom, _, _ in mono:
-                if atom not in seen:
-                    seen.add(atom)
-                    todo += [a for a in atom.args if isinstance(a, Form)]
-    return seen

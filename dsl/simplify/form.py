@@ -232,6 +232,19 @@ def _signs(atom: Atom) -> tuple[int, ...]:
     return tuple(s for s in signs if s) if atom.nonzero else signs
 
 
+def atoms_in(*forms: Form) -> set[Atom]:
+    """All atoms of forms, however deep."""
+    seen: set[Atom] = set()
+    todo = list(forms)
+    while todo:
+        for mono in todo.pop().terms:
+            for atom, _, _ in mono:
+                if atom not in seen:
+                    seen.add(atom)
+                    todo += [a for a in atom.args if isinstance(a, Form)]
+    return seen
+
+
 def mono_range(mono: Iterable[Item]) -> Interval:
     """Where a product lies."""
     found = (1.0, 1.0)

@@ -15,7 +15,7 @@ from ..program import FIRST, LR, PROGRESS, Arg, Const, G, T, W
 from ..ranges import range_of
 from .algebra import SINGLE, UNIT, ZERO, TooLarge, sum_of
 from .choices import Choices
-from .form import HALF, ONE, SUM, Atom, Form, Number, constant, exact, hashed, magnitude, of_atom, shaped
+from .form import HALF, ONE, SUM, Atom, Form, Number, atoms_in, constant, exact, hashed, magnitude, of_atom, shaped
 
 INPUT, SPREAD = "input", "spread"  # atoms beside calls: an input or a state; a smaller kind written out
 _POWERS: dict[str, tuple[int, Number]] = {
@@ -480,17 +480,7 @@ class Normal(Choices):
 
 def slots_in(forms: Iterable[Form]) -> set[int]:
     """The inputs and states that forms are made of, however deep."""
-    slots: set[int] = set()
-    seen: set[Atom] = set()
-    todo = list(forms)
-    while todo:
-        for mono in todo.pop().terms:
-            for atom, _, _ in mono:
-                if atom not in seen:
-                    seen.add(atom)
-                    todo += [a for a in atom.args if isinstance(a, Form)]
-                    slots |= {a for a in atom.args if isinstance(a, int)} if atom.op == INPUT else set()
-    return slots
+    return {a for atom in atoms_in(*forms) if atom.op == INPUT for a in atom.args if isinstance(a, int)}
 
 
 def value_range(op: str, args: list[Interval]) -> Interval:

@@ -120,7 +120,6 @@ class Positive(Algebra):
                 x, k = quotient, tidy(k - 1)
             if k:
                 left.append((atom, 0, tidy(-k)))
-        # a sum whose root stands above it is written as one power
         return self.unfolded(self.times(x, Form({tuple(left): 1}))) if left else x
 
     def unfolded(self, x: Form) -> Form:

@@ -12,8 +12,7 @@ import numpy as np
 from ..cost import cost
 from ..flow import flow
 from ..interpret import Part
-from ..parameter import ParameterView
-from ..probe import MATRICES, SHAPES, probe
+from ..probe import probe, shapes_of, views
 from ..program import FIRST, REPEAT, Arg, Const, Program, Statement, routed
 from .algebraic import spelled
 from .exact import exact
@@ -175,10 +174,10 @@ def difference(a: Program, b: Program) -> float:
 
     It is infinite where one of them alone is not finite; elements at which both are not are left out.
     """
-    shapes = MATRICES if a.roles and "vector" not in a.roles else SHAPES
+    shapes = shapes_of(a)
     runs = []
     for program in (a, b):
-        runner = Part(program, [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)])
+        runner = Part(program, views(shapes))
         runs.append([runner.step(*step) for step in probe(shapes)])
     worst = 0.0
     with np.errstate(all="ignore"):

@@ -10,8 +10,7 @@ import numpy as np
 from ..flow import Flow, flow
 from ..interpret import Part
 from ..ops import OPS
-from ..parameter import ParameterView
-from ..probe import MATRICES, SHAPES, probe
+from ..probe import probe, shapes_of, views
 from ..program import FIRST, Arg, Const, Program
 from ..ranges import Ranges
 from .algebra import TooLarge
@@ -181,8 +180,8 @@ def colours_of(
     """
     if len(live.states if kept is None else kept) < 2:
         return {i: "only" for i, _ in live.states}
-    shapes = MATRICES if program.roles and "vector" not in program.roles else SHAPES
-    runner = Part(program, [ParameterView(i, shape, "matrix") for i, shape in enumerate(shapes)])
+    shapes = shapes_of(program)
+    runner = Part(program, views(shapes))
     seen: dict[int, list[np.ndarray]] = {i: [] for i, _ in live.states}
     for number in _STEPS:
         runner.step(*probe(shapes)[number])
