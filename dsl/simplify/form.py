@@ -59,11 +59,12 @@ _MOST_SIGNS = 3  # atoms whose signs are tried
 class Form:
     """A sum: coefficients of products."""
 
-    __slots__ = ("_digest", "_kind", "_mask", "_range", "terms")
+    __slots__ = ("_digest", "_hash", "_kind", "_mask", "_range", "terms")
 
     def __init__(self, terms: dict[Mono, Number]) -> None:
         self.terms = terms
         self._digest: str | None = None
+        self._hash: int | None = None
         self._kind: Kind | None = None
         self._range: Interval | None = None
         self._mask: Number | None = None
@@ -158,7 +159,9 @@ class Form:
         return isinstance(other, Form) and (self is other or self.terms == other.terms)
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        if self._hash is None:  # most forms are looked up, few are named: a digest would cost five times as much
+            self._hash = hash(frozenset(self.terms.items()))
+        return self._hash
 
     def __repr__(self) -> str:
         return " + ".join(f"{c}{''.join(f'·{a.op}^({p},{r})' for a, p, r in m)}" for m, c in self.terms.items()) or "0"
