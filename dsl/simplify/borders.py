@@ -26,17 +26,17 @@ class Borders(Signs):
                 if signed in held:
                     x = self.replaced(x, signed, self.factor(mono[0][0], cell), cell)
                     held = atoms_in(x)
-                if answer == 0 and test.squared:
-                    x = self.with_zero(x, test.squared, cell)
+                if answer == 0 and test.zeros:
+                    x = self.with_zeros(x, test.zeros, cell)
                     held = atoms_in(x)
         for test, answer in sorted(cell.values(), key=lambda known: known[0].key):
             if answer == 0 and test.rank != SIGN:
                 x = self.algebra.shortest(self.where_zero(x, test, cell))
         return x
 
-    def with_zero(self, x: Form, squared: str, cell: Cell) -> Form:
-        """A value where a plain atom is 0 at every element."""
-        for atom in [a for a in atoms_in(x) if a.op == SIGNED and inside(a).digest == squared]:
+    def with_zeros(self, x: Form, zeros: Collection[str], cell: Cell) -> Form:
+        """A value where plain atoms are 0."""
+        for atom in [a for a in atoms_in(x) if a.op == SIGNED and inside(a).digest in zeros]:
             x = self.replaced(x, atom, ZERO, cell)
         return x
 
@@ -142,15 +142,14 @@ class Borders(Signs):
         """The form whose values at |x|, 0 and -|x| these are."""
         top = forms.get(1, forms.get(-1))
         assert top is not None
+        zeros = self.zeros.get(self.plain[size], frozenset())
         if size not in atoms_in(top):
-            return top if all(f == top for f in forms.values()) else None
+            same = forms.get(-1, top) == top and (0 not in forms or self.with_zeros(top, zeros, {}) == forms[0])
+            return top if same else None
         if 1 not in forms or not _grows(top, size):
             return None
-        if 0 in forms:
-            low = self.replaced(top, size, ZERO, {})
-            squared = self.squares.get(self.plain[size], "")
-            if (self.with_zero(low, squared, {}) if squared else low) != forms[0]:
-                return None
+        if 0 in forms and self.with_zeros(self.replaced(top, size, ZERO, {}), zeros, {}) != forms[0]:
+            return None
         if -1 in forms and self.replaced(top, size, self.algebra.scaled(one(size), -1), {}) != forms[-1]:
             return None
         return self.replaced(top, size, one(signed), {})
@@ -193,10 +192,15 @@ class Borders(Signs):
         """A diagram where a test's quantity is its threshold."""
         if isinstance(diagram, Leaf):
             return Leaf(self.algebra.shortest(self.where_zero(diagram.form, test, {})))
-        if any(a in atoms_in(diagram.test.form) for a in atoms):
+        other = diagram.test
+        if other.rank == THRESHOLD and other.quantity == test.quantity and other.threshold != test.threshold:
+            child = diagram.children.get(1 if test.threshold > other.threshold else -1)
+            if child is not None:
+                return self.at(child, test, atoms)
+        if any(a in atoms_in(other.form) for a in atoms):
             raise TooLarge
         kept = {v: self.at(child, test, atoms) for v, child in diagram.children.items()}
-        return self.reduced(diagram.test, kept)
+        return self.reduced(other, kept)
 
 
 def _grows(x: Form, atom: Atom) -> bool:

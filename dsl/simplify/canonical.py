@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ..flow import flow
-from ..program import FIRST, Program, routed
+from ..program import Program, routed
 from .algebra import TooLarge
 from .algebraic import averages, lr_factor, written
-from .cells import Cells
-from .diagram import Diagram, leaves, tests
+from .cell_states import OFF, by_cells, named
 from .exact import exact
-from .form import PRIME, SUM, Form, Number, hashed, magnitude
-from .normal import Normal, slots_in
+from .form import hashed
 from .settle import settle
-from .states import colours_of, normal_form
+from .states import normal_form
 
 _MOST_NODES = 400  # beyond, a program is canonical up to exact rules only
-_ROUNDS = 6
-_OFF = ("masks by signs",)  # cells know more
 
 
 def canonical(program: Program) -> str:
@@ -47,61 +42,14 @@ def _part(program: Program) -> object:
     try:
         if len(flow(short).nodes) > _MOST_NODES:
             raise TooLarge
-        form = normal_form(short, _OFF)
+        form = normal_form(short, OFF)
         try:
-            return said, _by_cells(short, form)
+            return said, by_cells(short, form)
         except TooLarge:
             ends = {i: end.digest for i, end in form.ends.items()}
-            return said, "normal", form.update.digest, _states(short, form, ends)
+            return said, "normal", form.update.digest, named(short, form, ends)
     except TooLarge:
         return said, str(replace(settle(replace(short, names=())), names=()))
-
-
-def _states(program: Program, form: Normal, ends: Mapping[int, str]) -> list[str]:
-    return sorted(f"{form.state(i).digest} {program.states[i].codec} {end}" for i, end in ends.items())
-
-
-def _by_cells(program: Program, form: Normal) -> object:
-    """The diagrams of update and states; raises TooLarge."""
-    scales, powers = dict(form.assumed.scales), dict(form.assumed.powers)
-    for _ in range(_ROUNDS):
-        colours = colours_of(program, form.flow, powers, form.ends)
-        form = normal_form(program, _OFF, scales, powers, colours=colours)
-        cells = Cells(form.count, [form.update, *form.ends.values()])
-        ends = {i: cells.diagram(end) for i, end in form.ends.items()}
-        free = {i: d for i, d in ends.items() if program.states[i].codec is None}
-        more = {i: r for i, d in free.items() if (r := _power(d, i, form)) != 1}
-        larger = {i: k for i, d in free.items() if (k := _scale(cells, d, i, form)) != 1}
-        if not more and not larger:
-            update = cells.diagram(form.update).digest
-            return update, _states(program, form, {i: d.digest for i, d in ends.items()})
-        for i, r in more.items():
-            powers[i] = powers.get(i, 1) * r
-        for i, k in larger.items():
-            scales[i] = scales.get(i, 1) * k
-    raise TooLarge
-
-
-def _scale(cells: Cells, end: Diagram, index: int, form: Normal) -> Number:
-    """The leading coefficient of what a state adds to itself where all signs are positive."""
-    for leaf in reversed(list(leaves(end))):
-        added = {m: c for m, c in leaf.form.terms.items() if not any(s >= FIRST for s in slots_in([Form({m: 1})]))}
-        if added:
-            k = cells.algebra.primitive(Form(added))[0]
-            return magnitude(k) if index in form.assumed.nonnegative else k
-    return 1
-
-
-def _power(end: Diagram, index: int, form: Normal) -> Number:
-    """The exponent of a sum that is all of a state in some cell, where the state is never negative."""
-    if index not in form.assumed.nonnegative or not tests(end):
-        return 1
-    for leaf in reversed(list(leaves(end))):
-        single = leaf.form.single
-        items = [i for i in single[0] if i[0].op != PRIME] if single else []
-        if len(items) == 1 and items[0][0].op == SUM and items[0][2] > 0:
-            return items[0][2]
-    return 1
 
 
 def normalised(program: Program) -> Program:

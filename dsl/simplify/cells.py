@@ -188,7 +188,7 @@ class Cells(Borders):
             low, high = (0.0 if low >= 0 else -math.inf), (0.0 if high <= 0 else math.inf)
         made = self.opaque(op, [rest], kind, (low, high), low > 0 or high < 0)
         if power == 2:
-            self.squares[made] = _zero_where(rest)
+            self.zeros[made] = frozenset(filter(None, [_zero_where(rest)]))
         return self.algebra.times(self.factor(made, shared), Form({mono: k}))
 
     def shared_factor(self, forms: Iterable[Form], kinds: Collection[Kind]) -> tuple[Mono, Number]:

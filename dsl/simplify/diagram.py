@@ -39,7 +39,7 @@ class Test:
     whole: bool = field(compare=False, default=False)  # the quantity is always a whole number
     sum: Form | None = field(compare=False, default=None)  # of this sign, or of the other
     turned: bool = field(compare=False, default=False)  # of the other
-    squared: str = field(compare=False, default="")  # where this is 0, so is that at every element
+    zeros: frozenset[str] = field(compare=False, default=frozenset())  # plain atoms that are 0 where this is
 
     @property
     def bounds(self) -> Interval:
@@ -172,9 +172,9 @@ def feasible(test: Test, known: Cell) -> tuple[int, ...]:
     """The answers that what is known of the same quantity leaves open."""
     if test.rank == SIGN:
         signs = [(other, answer) for other, answer in known.values() if other.rank == SIGN]
-        if any(other.squared == test.quantity and answer == 0 for other, answer in signs):
+        if any(test.quantity in other.zeros and answer == 0 for other, answer in signs):
             return (0,)
-        if any(test.squared == other.quantity and answer for other, answer in signs):
+        if any(other.quantity in test.zeros and answer for other, answer in signs):
             return tuple(v for v in test.values if v)
         return test.values
     sign = _implied(test, known)

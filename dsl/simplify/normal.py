@@ -55,17 +55,22 @@ class Assumed(NamedTuple):
 class Normal(Choices):
     """The forms of a flow. `off` names rules that are not used."""
 
-    def __init__(self, live: Flow, peak: float, assumed: Assumed, off: Collection[str] = ()) -> None:
+    def __init__(self, live: Flow, peak: float | Number, assumed: Assumed, off: Collection[str] = ()) -> None:
         super().__init__(off)
-        self.flow, self.peak, self.assumed = live, exact(peak), assumed
+        self.flow, self.assumed = live, assumed
+        self.peak = exact(peak) if isinstance(peak, float) else peak
         self.values: dict[int, Form] = {}
         for number, node in enumerate(live.nodes, live.first_node):
-            self.values[number] = self.call(node)
+            self.values[number] = self.made(number, node)
         self.update = self.wide(self.opened(self.read(live.update)), Kind.TENSOR)
         self.ends: dict[int, Form] = {}
         for index, end in live.states:
             if not any(index in gone for gone in (assumed.same, assumed.zero, assumed.follows)):
                 self.ends[index] = self.end(index, end)
+
+    def made(self, number: int, node: Node) -> Form:
+        """The form of a node's value."""
+        return self.call(node)
 
     def end(self, index: int, value: Arg) -> Form:
         """What is kept of a state's new value."""
@@ -103,7 +108,11 @@ class Normal(Choices):
         kept = self.assumed.same.get(index, index)
         if kept in self.assumed.zero:
             return ZERO
-        value = self.scaled(of_atom(self.state(kept)), self.assumed.scales.get(index, 1))
+        return self._unkept(index, self.state(kept))
+
+    def _unkept(self, index: int, kept: Atom) -> Form:
+        """What a state is for what is kept of it."""
+        value = self.scaled(of_atom(kept), self.assumed.scales.get(index, 1))
         if index not in self.assumed.powers:
             return value
         power = self.power(value, self._sign(index), self.assumed.powers[index])

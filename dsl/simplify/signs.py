@@ -24,7 +24,7 @@ class Signs:
     def __init__(self) -> None:
         self.algebra = Positive()
         self.plain: dict[Atom, Atom] = {}  # a factor and the atom whose size or value it is
-        self.squares: dict[Atom, str] = {}  # sums of squares, and what is 0 where they are
+        self.zeros: dict[Atom, frozenset[str]] = {}  # plain atoms that are 0, at every element, where this one is
         self.asked: list[dict[Key, object]] = []  # answers that went into values being made
 
     def answer(self, key: Key, cell: Cell) -> int | None:
@@ -164,7 +164,7 @@ class Signs:
         low, high = atom.range
         signs = {1: high > 0, 0: not atom.nonzero, -1: low < 0}
         values = tuple(v for v, there in signs.items() if there)
-        return Test(SIGN, atom.digest, of_atom(atom), atom.kind, values, squared=self.squares.get(atom, ""))
+        return Test(SIGN, atom.digest, of_atom(atom), atom.kind, values, zeros=self.zeros.get(atom, frozenset()))
 
     def long_test(self, prim: Form) -> Test:
         """Of a sum of more than two products."""

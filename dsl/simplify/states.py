@@ -28,11 +28,13 @@ def normal_form(
     powers: Mapping[int, Number] | None = None,
     peak: float | None = None,
     colours: Mapping[int, str] | None = None,
+    proved: Collection[int] = (),
 ) -> Normal:
     """The normal form of a program without a route; raises TooLarge where it outgrows the limits.
 
     `scales` and `powers` are those at which states are kept; without them each is kept such that the leading
     coefficient of what it adds to itself is 1. `peak` is what the atom of lr stands for, instead of the program's.
+    States that are `proved` to be never negative by the caller stay so whatever their forms tell.
     """
     live = flow(program)
     fixed = {i for i, _ in live.states if program.states[i].codec is not None}
@@ -40,7 +42,7 @@ def normal_form(
     assumed = Assumed(
         dict(scales or {}),
         dict(powers or {}),
-        Ranges(program).states - fixed,
+        (Ranges(program).states - fixed) | set(proved),
         colours=colours_of(program, live) if colours is None else colours,
         follows=follows,
     )
@@ -48,7 +50,8 @@ def normal_form(
     signed: set[int] = set()
     for _ in range(_ROUNDS):
         found = Normal(live, program.peak if peak is None else peak, assumed, off)
-        better = _better(found, assumed, fixed, scales is None and "scale of a state" not in off, apart, signed)
+        rescale = scales is None and "scale of a state" not in off
+        better = _better(found, assumed, fixed, rescale, apart, signed, proved)
         if better is None:
             return found
         assumed = better
@@ -62,6 +65,7 @@ def _better(
     rescale: bool,
     apart: set[tuple[int, int]],
     signed: set[int],
+    proved: Collection[int],
 ) -> Assumed | None:
     """What to assume instead; None where all holds."""
     infinite = {i for i, end in found.ends.items() if not end.finite} | set(assumed.infinite)
@@ -72,7 +76,7 @@ def _better(
     if wrong:
         apart |= wrong
         return assumed._replace(same={i: j for i, j in assumed.same.items() if (i, j) not in apart})
-    negative = {i for i in assumed.nonnegative if i in found.ends and found.ends[i].range[0] < 0}
+    negative = {i for i in assumed.nonnegative if i in found.ends and found.ends[i].range[0] < 0} - set(proved)
     if negative:
         signed |= negative
         return assumed._replace(nonnegative=set(assumed.nonnegative) - negative)
@@ -193,7 +197,8 @@ def colours_of(
     traces = {index: np.concatenate(parts) for index, parts in seen.items()}
     with np.errstate(all="ignore"):
         for index, power in (powers or {}).items():
-            traces[index] = np.sign(traces[index]) * np.abs(traces[index]) ** float(1 / Fraction(power))
+            x, r = traces[index], float(1 / Fraction(power))
+            traces[index] = np.where(x == 0, 0.0, np.sign(x) * np.abs(x) ** r)  # 0 to a negative power is 0
     return {index: _name(values) for index, values in traces.items()}
 
 
