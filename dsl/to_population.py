@@ -21,7 +21,8 @@ from .compile_c import CompilerMissing, build_library
 from .flow import Flow, flow
 from .kind import Kind
 from .ops import OPCODE, OPS, ROWS
-from .program import FIRST, LR, NOISE, ORACLES, PROGRESS, Arg, Const, G, Program, T, W
+from .passes import fusable
+from .program import FIRST, LR, PROGRESS, Arg, Const, G, Program, T, W
 from .to_torch import compile_step, zero_states
 
 if TYPE_CHECKING:
@@ -64,14 +65,6 @@ class Encoded:
 
 #: Stands in the compiled engine for a program that runs elsewhere: its update is 0.
 _IDLE = Program.parse("def idle(w, g, lr):\n    return where(g < g, g, 0)")
-
-
-def encodable(program: Program) -> bool:
-    """Whether the compiled engine can run a program."""
-    if program.fallback is not None or any(s.codec or not s.kind.plain for s in program.states):
-        return False
-    live = flow(program, expand=True)
-    return all(OPS[node.op].c for node in live.nodes) and not any(live.reads(v) for v in (NOISE, *ORACLES))
 
 
 def encode(program: Program, slots: int) -> Encoded:
@@ -292,7 +285,7 @@ class PopulationStep:
         self.programs = list(programs)
         compiled = self._compiled(params)
         self.engines: list[_CEngine | _TorchEngine] = [compiled] if compiled else []
-        rest = [i for i, p in enumerate(self.programs) if compiled is None or not encodable(p)]
+        rest = [i for i, p in enumerate(self.programs) if compiled is None or not fusable(p)]
         if rest:
             self.engines.append(_TorchEngine(self.programs, params, rest, roles, seed))
 
@@ -301,7 +294,7 @@ class PopulationStep:
         import torch
 
         real = {torch.float32: "float", torch.float64: "double"}.get(params[0].dtype)
-        here = [p if encodable(p) else _IDLE for p in self.programs]
+        here = [p if fusable(p) else _IDLE for p in self.programs]
         if params[0].device.type != "cpu" or not real or all(p is _IDLE for p in here):
             return None
         try:
