@@ -62,7 +62,11 @@ def chunk(index: int, commit: str) -> dict[str, object]:
         times["simplify"].append(process_time() - begin)
         if number % _TIMED == 0:
             begin = process_time()
-            canonical(original)
+            try:
+                canonical(original)
+            except Exception as error:  # a fault to be mended, and no reason to lose the chunk
+                counts["canonical failed"] += 1
+                unsound.append(f"{error!r}\n{original}")
             times["canonical"].append(process_time() - begin)
         before, after = before + len(original.statements), after + len(short.statements)
         counts["grew"] += len(short.statements) > len(original.statements) or len(short.states) > len(original.states)
@@ -80,10 +84,10 @@ def chunk(index: int, commit: str) -> dict[str, object]:
             "ms": milliseconds, "unsound": unsound}  # fmt: skip
 
 
-def rows(commit: str) -> list[dict[str, object]]:
-    """What has been run on a commit."""
+def rows(commits: list[str]) -> list[dict[str, object]]:
+    """What has been run on any of these commits, each chunk once."""
     lines = RECORD.read_text("utf-8").splitlines() if RECORD.exists() else []
-    return [row for row in map(json.loads, lines) if row["commit"] == commit]
+    return list({row["chunk"]: row for row in map(json.loads, lines) if row["commit"] in commits}.values())
 
 
 def main() -> None:
@@ -91,20 +95,22 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--label", default="now", help="what to record the rows under: a commit")
+    parser.add_argument("--also", nargs="*", default=[], help="commits with the same simplifier, whose rows count too")
     given = parser.parse_args()
-    done = {row["chunk"] for row in rows(given.label)}
+    labels = [*given.also, given.label]
+    done = {row["chunk"] for row in rows(labels)}
     todo = [i for i in range(-(-given.count // CHUNK)) if i not in done]
     with ProcessPoolExecutor(given.workers) as pool:
         for row in pool.map(partial(chunk, commit=given.label), todo):
             with RECORD.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(row["chunk"], row["counts"], flush=True)
-    print(summary(given.label))
+    print(summary(labels))
 
 
-def summary(commit: str) -> str:
-    """All rows of a commit together."""
-    found = rows(commit)
+def summary(commits: list[str]) -> str:
+    """All rows of these commits together."""
+    found = rows(commits)
     total: Counter[str] = Counter()
     for row in found:
         total.update(row["counts"])  # type: ignore[arg-type]

@@ -9,19 +9,15 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from .flow import Flow, Node, flow
 from .kind import Kind
 from .kinds import axis_of
 from .ops import OPS
 from .program import FIRST, RESERVED, Arg, Const, G, Program, W
-
-if TYPE_CHECKING:
-    pass
 
 _INPUTS = {slot: name for slot, name in enumerate(RESERVED)} | {W: "params", G: "grads"}
 _ELEMENT = {W: "w", G: "g"}
@@ -54,6 +50,24 @@ _TAKEN = {*_INPUTS.values(), *_ELEMENT.values(), "torch", "math", "dtype", "self
           "i", "draw", "workers", "inputs", "states", *_helpers(), *dir(builtins)}  # fmt: skip
 
 
+def choose_names(live: Flow, given: Mapping[int, str], taken: Collection[str]) -> dict[int, str]:
+    """A name for each state, hyperparameter and node: as given, else the program's, else a new one."""
+    names: dict[int, str] = {}
+    used = {*taken, *given.values()}
+    for value in range(FIRST, live.first_node + len(live.nodes)):
+        if value in given:
+            names[value] = given[value]
+            continue
+        wanted = live.labels.get(value) or f"t{value - live.first_node}"
+        name, number = wanted, 1
+        while name in used or keyword.iskeyword(name):
+            number += 1
+            name = f"{wanted}{number}"
+        used.add(name)
+        names[value] = name
+    return names
+
+
 class TorchSource:
     """The body of a step as source lines.
 
@@ -64,7 +78,7 @@ class TorchSource:
     def __init__(self, program: Program, hypers: dict[int, str] | None = None) -> None:
         self.program = program
         self.flow: Flow = flow(program, expand=True)
-        self.names = self._choose_names(hypers or {})
+        self.names = _INPUTS | choose_names(self.flow, hypers or {}, _TAKEN)
         self.lines: list[str] = []
         early = _early(self.flow)
         guards = _guards(self.flow, early)
@@ -79,23 +93,6 @@ class TorchSource:
             self.lines.append(line)
         self.update = self._text(self.flow.update)
         self.new_states = {index: self._as_kind(end, self.flow.kinds[FIRST + index]) for index, end in self.flow.states}
-
-    def _choose_names(self, hypers: dict[int, str]) -> dict[int, str]:
-        names = dict(_INPUTS)
-        taken = _TAKEN | set(hypers.values())
-        values = range(FIRST, self.flow.first_node + len(self.flow.nodes))
-        for value in values:
-            if value in hypers:
-                names[value] = hypers[value]
-                continue
-            wanted = self.flow.labels.get(value) or f"t{value - self.flow.first_node}"
-            name, number = wanted, 1
-            while name in taken or keyword.iskeyword(name):
-                number += 1
-                name = f"{wanted}{number}"
-            taken.add(name)
-            names[value] = name
-        return names
 
     def _text(self, arg: Arg, tensor: bool = False) -> str:
         if isinstance(arg, Const):

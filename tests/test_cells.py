@@ -8,7 +8,7 @@ from stepsmith.dsl import Program
 from stepsmith.dsl.kind import Kind
 from stepsmith.dsl.ops import OPS
 from stepsmith.dsl.program import LR, PROGRESS, T
-from stepsmith.dsl.simplify import TooLarge
+from stepsmith.dsl.simplify import TooLarge, canonical
 from stepsmith.dsl.simplify.cells import Cells
 from stepsmith.dsl.simplify.diagram import SIGN, Leaf
 from stepsmith.dsl.simplify.exact import exact
@@ -161,3 +161,10 @@ def test_diagrams_of_equal_pairs_have_the_values_of_their_programs():
 def test_diagrams_of_random_programs_have_their_values(random_programs):
     plain = [p for p in random_programs if not any(-1e-12 < x < 1e-12 and x for _, x in p.constants())]
     assert sum(agree(p, 2) for p in plain[:: len(plain) // 300]) > 150
+
+
+def test_a_sum_of_roots_of_numbers_has_a_sign():
+    """Found by random programs: such a sum is no threshold of anything."""
+    sides = ("sqrt(abs(sqrt(2.0) - sqrt(3.0)))", "sqrt(sqrt(3.0) - sqrt(2.0))")
+    forms = [canonical(Program.parse(f"def f(w, g, lr):\n  return lr * g * {side}")) for side in sides]
+    assert forms[0] == forms[1]

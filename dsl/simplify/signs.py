@@ -131,6 +131,8 @@ class Signs:
             low, high = x.range
             if low >= 0 or high <= 0:
                 return 1 if low >= 0 else -1
+        if all(a.op == PRIME for m in x.terms for a, _, _ in m):
+            return _sign_of_roots(x)
         self.demand_signs(x)
         _, x = self.algebra.common(x)
         for atom in self.factors(x):
@@ -276,6 +278,15 @@ def _float(x: Form) -> float:
     single = x.single
     assert single is not None
     return float(single[1]) * math.prod(float(a.args[0]) ** float(r) for a, _, r in single[0])  # type: ignore[arg-type]
+
+
+def _sign_of_roots(x: Form) -> int:
+    """The sign of a sum of roots of numbers; raises TooLarge where floats do not tell."""
+    parts = [_float(Form({m: c})) for m, c in x.terms.items()]
+    total = math.fsum(parts)
+    if abs(total) <= _NEAR * max(map(abs, parts)):
+        raise TooLarge
+    return 1 if total > 0 else -1
 
 
 def _is_whole(x: Form) -> bool:

@@ -1,0 +1,237 @@
+"""A program as C: one step over any number of tensors in one call, as fast as memory.
+
+The text is `fused.c` with the program's passes written in. It is compiled for the dtypes at hand by lines that go
+before it (`defines`), and needs nothing of Stepsmith.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from .kind import Kind
+from .ops import OPS
+from .passes import Pass, Passes
+from .program import FIRST, Arg, Const, G, Program, T, W
+from .torch_source import choose_names
+
+_WORDS = (
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
+)
+_TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from",
+          "half", "bf16", "hashed", "at_random", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
+
+_ROUNDING = [
+    "#if ROUND == 2",
+    "WEIGHT *restrict lost_ = AT(WEIGHT, LOST);",
+    "#elif ROUND == 1",
+    "const uint32_t from = hashed(J->seed ^ hashed((uint32_t)i) ^ (uint32_t)begin);",
+    "#endif",
+]
+
+
+def c_source(program: Program, given: Mapping[int, str]) -> str:
+    r"""The text of a fused step of a program that `passes.fusable` allows.
+
+    `given` are the numbers that the caller passes, by value number, with their names, in their order.
+
+    >>> program = Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g")
+    >>> [line for line in c_source(program, {2: "lr"}).splitlines() if "WRITE(w" in line]
+    ['        WRITE(w - t0);']
+    """
+    return _CSource(program, given).text()
+
+
+class _CSource:
+    def __init__(self, program: Program, given: Mapping[int, str]) -> None:
+        self.plan = Passes(program)
+        self.program, self.flow, self.given = program, self.plan.flow, given
+        self.names = choose_names(self.flow, given, _TAKEN) | {W: "w", G: "g"} | dict(given)
+        states = [FIRST + i for i, _ in self.flow.states]
+        self.tensors = [s for s in states if self.flow.kinds[s] is Kind.TENSOR]
+        self.singles = [s for s in states if self.flow.kinds[s] is not Kind.TENSOR]
+        self.row: dict[Arg, int] = {v: i for i, v in enumerate([W, G, *self.tensors, *self.singles])}
+        single = [v for v in self._nodes() if self.plan.node(v).kind is not Kind.TENSOR]
+        own = [v for v in self.singles if self.flow.kinds[v] is Kind.GLOBAL]
+        numbers = [*given, *own, *(v for v in single if self.plan.node(v).kind is Kind.GLOBAL)]
+        scalars = [v for v in (*self.singles, *single) if self.flow.kind(v) is Kind.SCALAR]
+        self.number = {v: f"k[{i}]" for i, v in enumerate(numbers)}
+        self.scalar = {v: f"s[{i}]" for i, v in enumerate(scalars)}
+
+    def _nodes(self) -> range:
+        return range(self.flow.first_node, self.flow.first_node + len(self.flow.nodes))
+
+    def text(self) -> str:
+        passes = self.plan.passes
+        shared = any(OPS[self.plan.node(v).op].result is Kind.GLOBAL for one in passes for v in one.reductions)
+        counts = T in self.given or any(name == "progress" for name in self.given.values())
+        rows = len(self.row)
+        functions = [self._take()]
+        for number, one in enumerate(passes):
+            functions += [self._numbers(number, one), self._scalars(number, one), self._pass(number, one),
+                          self._gather(number, one)]  # fmt: skip
+        functions.append(self._keep())
+        marks = {
+            "TITLE": self.program.name, "PASSES": len(passes), "NUMBERS": len(self.number),
+            "SCALARS": len(self.scalar), "SUMS": max(len(one.reductions) for one in passes),
+            "SHARED": int(shared), "LOST": rows, "STEPS": f"({rows} + (ROUND == 2))" if counts else 0,
+            "ROWS": ", ".join(["weights", "gradients", *(self.names[v] for v in (*self.tensors, *self.singles))]),
+            "FUNCTIONS": "\n\n".join(functions),
+        } | {f"EACH_{kind.upper()}": ", ".join(f"{kind}_{i}" for i in range(len(passes)))
+             for kind in ("numbers", "scalars", "pass", "gather")}  # fmt: skip
+        text = resources.files(__package__).joinpath("fused.c").read_text("utf-8")
+        return re.sub(r"@([A-Z_]+)@", lambda mark: str(marks[mark[1]]), text)
+
+    # --- single numbers, in double ---
+
+    def _take(self) -> str:
+        lines = [f"k[{i}] = given[{i}]; /* {name} */" for i, name in enumerate(self.given.values())]
+        lines += [f"{self.number[v]} = *(real *)J->table[{self.row[v]} * J->count]; /* {self.names[v]} */"
+                  for v in self.singles if v in self.number]  # fmt: skip
+        return _function("void take_numbers(const job *J, const double *given, double *k)", lines)
+
+    def _numbers(self, number: int, one: Pass) -> str:
+        lines = [self._finished(v, self.number[v]) for v in self._reduced(number) if v in self.number]
+        lines += [f"{self.number[v]} = {self._expression(v)}; /* {self.names[v]} */" for v in one.numbers]
+        return _function(f"void numbers_{number}(double *k)", lines)
+
+    def _scalars(self, number: int, one: Pass) -> str:
+        lines = []
+        if number == 0:
+            lines += [f"{self.scalar[v]} = *(real *)J->table[{self.row[v]} * J->count + i]; /* {self.names[v]} */"
+                      for v in self.singles if v in self.scalar]  # fmt: skip
+        lines += [self._finished(v, self.scalar[v]) for v in self._reduced(number) if v in self.scalar]
+        lines += [f"{self.scalar[v]} = {self._expression(v)}; /* {self.names[v]} */" for v in one.scalars]
+        if any(re.search(r"\bn\b", line) for line in lines):
+            lines.insert(0, "const double n = J->size[i];")
+        return _function(f"void scalars_{number}(const job *J, i64 i, const double *k, double *s)", lines)
+
+    def _reduced(self, number: int) -> Sequence[int]:
+        """The reductions that were summed up in the pass before."""
+        return self.plan.passes[number - 1].reductions if number else ()
+
+    def _finished(self, value: int, at: str) -> str:
+        finish = re.sub(r"\bx\b", at, OPS[self.plan.node(value).op].finish)
+        return f"{at} = {finish}; /* {self.names[value]} */"
+
+    def _gather(self, number: int, one: Pass) -> str:
+        lines = []
+        for place, value in enumerate(one.reductions):
+            shared = value in self.number
+            at = self.number[value] if shared else self.scalar[value]
+            new = f"sums[{place}]"
+            both = f"{at} != {at} || {at} > {new} ? {at} : {new}"
+            both = both if self.plan.node(value).op == "amax" else f"{at} + {new}"
+            lines.append(f"{at} = {'first_of_all' if shared else 'first'} ? {new} : {both};")
+        head = f"void gather_{number}(const double *sums, int first, int first_of_all, double *k, double *s)"
+        return _function(head, lines)
+
+    def _keep(self) -> str:
+        ends = {FIRST + index: end for index, end in self.flow.states}
+        lines = [f"*(real *)J->table[{self.row[v]} * J->count + i] = {self._single(ends[v])};" for v in self.singles]
+        return _function("void keep_singles(const job *J, i64 i, const double *k, const double *s)", lines)
+
+    def _single(self, arg: Arg) -> str:
+        """A single number, in double."""
+        if isinstance(arg, Const):
+            return repr(arg.value)
+        return self.number[arg] if arg in self.number else self.scalar[arg]
+
+    def _expression(self, value: int) -> str:
+        node = self.plan.node(value)
+        if node.op == "size":
+            return "n"
+        return _spelled(node.op, [self._single(a) for a in node.args])
+
+    # --- elements ---
+
+    def _pass(self, number: int, one: Pass) -> str:
+        last = number == len(self.plan.passes) - 1
+        reads = self.plan.reads(one)
+        written = [W, *self.tensors] if last else []
+        lines = [self._pointer(v, v in written) for v in sorted({*reads, *written})]
+        if last:
+            lines += _ROUNDING
+        lines += self._constants(one, last)
+        lines += [f"double sum{place} = {'-INFINITY' if self._largest(v) else '0'};"
+                  for place, v in enumerate(one.reductions)]  # fmt: skip
+        plain = [f"sum{place}" for place, v in enumerate(one.reductions) if not self._largest(v)]
+        if plain and len(plain) == len(one.reductions):
+            lines.append(f"#pragma omp simd reduction(+ : {', '.join(plain)})")
+        lines += ["for (i64 j = 0; j < n; j++) {", *("    " + line for line in self._body(one, reads, last)), "}"]
+        lines += [f"sums[{place}] = sum{place};" for place in range(len(one.reductions))]
+        head = (
+            f"void pass_{number}(const job *J, i64 i, i64 begin, i64 n, const double *k, const double *s, double *sums)"
+        )
+        return _function(head, lines)
+
+    def _largest(self, value: int) -> bool:
+        return self.plan.node(value).op == "amax"
+
+    def _pointer(self, value: int, written: bool) -> str:
+        kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
+        return f"{'' if written else 'const '}{kind} *restrict {self.names[value]}_ = AT({kind}, {self.row[value]});"
+
+    def _constants(self, one: Pass, last: bool) -> list[str]:
+        """Single numbers that elements read, in the precision of the arithmetic; 1 - a of an average in double."""
+        args: dict[Arg, None] = {}
+        rests: dict[Arg, None] = {}
+        for value in (*one.elements, *one.reductions):
+            node = self.plan.node(value)
+            args.update(dict.fromkeys(node.args))
+            if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
+                rests[node.args[2]] = None
+        if last:
+            args.update(dict.fromkeys([self.flow.update, *(end for _, end in self.flow.states)]))
+        single = [a for a in args if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
+        lines = [f"const real {self.names[a]} = {self._single(a)};" for a in single]
+        return lines + [
+            f"const real {self._rest(a)} = 1 - {self._single(a)};" for a in rests if not isinstance(a, Const)
+        ]
+
+    def _rest(self, arg: Arg) -> str:
+        return f"(real)(1 - {arg.value!r})" if isinstance(arg, Const) else f"{self.names[arg]}_rest"
+
+    def _body(self, one: Pass, reads: Sequence[int], last: bool) -> list[str]:
+        lines = []
+        for value in reads:
+            kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
+            name = self.names[value]
+            lines.append(f"const real {name} = {'J->scale * ' if value == G else ''}LOAD({kind}, {name}_[j]);")
+        for value in one.elements:
+            lines.append(f"const real {self.names[value]} = {self._element(value)};")
+        for place, value in enumerate(one.reductions):
+            text, at = self._element(value), f"sum{place}"
+            new = f"const double x{place} = {text};"
+            larger = f"{at} = {at} != {at} || {at} > x{place} ? {at} : x{place};"
+            lines.append(f"{new} {larger}" if self._largest(value) else f"{at} += {text};")
+        if last:
+            ends = {FIRST + index: end for index, end in self.flow.states}
+            lines.append(f"WRITE(w - {self._operand(self.flow.update)});")
+            lines += [f"{self.names[v]}_[j] = STORE(STATE, {self._operand(ends[v])});" for v in self.tensors]
+        return lines
+
+    def _operand(self, arg: Arg) -> str:
+        return f"(real){arg.value!r}" if isinstance(arg, Const) else self.names[arg]
+
+    def _element(self, value: int) -> str:
+        node = self.plan.node(value)
+        args = [self._operand(a) for a in node.args]
+        if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
+            return f"{self._rest(node.args[2])} * {args[0]} + {args[2]} * {args[1]}"
+        if self.plan.reduces(value):  # squares of what is large in float32 are summed in double
+            args = [f"(double){a}" for a in args]
+        return _spelled(node.op, args)
+
+
+def _spelled(op: str, args: Sequence[str]) -> str:
+    """A row's C with its arguments put in; functions are those of tgmath.h."""
+    text = OPS[op].c.replace("{f}", "")
+    return re.sub(r"\b[xyz]\b", lambda letter: args["xyz".index(letter[0])], text)
+
+
+def _function(head: str, lines: Sequence[str]) -> str:
+    body = "\n".join(line if line.startswith("#") else "    " + line for line in lines)
+    return f"static {head} {{\n{body}\n}}" if lines else f"static {head} {{}}"
