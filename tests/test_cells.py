@@ -165,6 +165,7 @@ def test_diagrams_of_random_programs_have_their_values(random_programs):
 
 def test_a_sum_of_roots_of_numbers_has_a_sign():
     """Found by random programs: such a sum is no threshold of anything."""
-    sides = ("sqrt(abs(sqrt(2.0) - sqrt(3.0)))", "sqrt(sqrt(3.0) - sqrt(2.0))")
-    forms = [canonical(Program.parse(f"def f(w, g, lr):\n  return lr * g * {side}")) for side in sides]
+    head = "def f(w, g, v, lr, beta=0.999):\n  s = sqrt(beta)\n"
+    sides = ("v = interp(square(g), v, s)", "v = s * v + g * g * (1 - s)")
+    forms = [canonical(Program.parse(f"{head}  {side}\n  return lr * g / (sqrt(v) + 0.1), v")) for side in sides]
     assert forms[0] == forms[1]
