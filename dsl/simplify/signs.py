@@ -131,10 +131,10 @@ class Signs:
             low, high = x.range
             if low >= 0 or high <= 0:
                 return 1 if low >= 0 else -1
-        if all(a.op == PRIME for m in x.terms for a, _, _ in m):
-            return _sign_of_roots(x)
         self.demand_signs(x)
         _, x = self.algebra.common(x)
+        if all(a.op == PRIME for m in x.terms for a, _, _ in m):
+            return _sign_of_roots(x)
         for atom in self.factors(x):
             quotient = self.algebra.quotient(x, sum_of(atom))
             if quotient is not None:
