@@ -14,26 +14,33 @@ Choices:
 
 from __future__ import annotations
 
+import ast
 import builtins
 import hashlib
 import keyword
 import linecache
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from ..dsl import Const, Kind, Program, ProgramError
 from ..dsl.flow import Flow, flow
 from ..dsl.ops import OPS
-from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, Arg, T
+from ..dsl.passes import fusable
+from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, RESERVED, Arg, T
+from ..dsl.to_c import c_source
 from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import BETA, Named, name_constants, rates
-from .layout import indent, wrapped
+from .layout import WIDTH, indent, wrapped
 
 if TYPE_CHECKING:
     import torch
 
+#: What every exported optimizer takes beside its rule's own arguments; see `optimizer`.
+FLAGS = {"maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
+         "state_dtype": None, "rounding": "nearest"}  # fmt: skip
 _NEST = 96  # a line that nests another stays within this
 _FAMILY = {
     "sgd": "SGD", "adamw": "AdamW", "nadamw": "NAdamW", "rmsprop": "RMSprop", "adabelief": "AdaBelief",
@@ -151,15 +158,27 @@ class _Writer:
         self.counts = self.flow.reads(T) or self.flow.reads(PROGRESS)
 
     def text(self) -> str:
-        body = [*self.update(), "", "", *self.optimizer()]
-        helpers = helpers_of(body)
-        head = [*self.comment(), ""]
-        head += ["import math", ""] if any("math." in line for line in (*body, *helpers)) else []
-        head += ["import torch", "", ""]
-        for text in helpers:
-            head += [*text.splitlines(), "", ""]
-        lines = [part for line in (*head, *body) for part in wrapped(line)]
+        shared = [module_text(module) for module in ("dsl.compile_c", "discovered.optimizer")]
+        rule = self.update()
+        helpers = helpers_of(rule)
+        kernel = ["", "", *self._kernel()] if fusable(self.program) else []
+        body = [line for text in helpers for line in (*text.splitlines(), "", "")] + _laid_out(rule)
+        imports = sorted({"import torch", *(line for imports, _ in shared for line in imports)}, key=_import_order)
+        lines = [*_laid_out(self.comment()), "", "from __future__ import annotations", "", *_blocks(imports)]
+        lines += [*_title("the rule"), *body, *kernel, "", "", *_title("what all exported rules share")]
+        for _, text in shared:
+            lines += [*text.splitlines(), "", ""]
+        lines += [*_title("the optimizer"), *_laid_out(self.optimizer())]
         return "\n".join(lines) + "\n"
+
+    def _kernel(self) -> list[str]:
+        """The fused step for CPUs as a text."""
+        reads = [slot for slot in (LR, T, PROGRESS) if self.flow.reads(slot)]
+        hypers = {slot: name for name, slot in zip(self.hypers, self.flow.hypers, strict=True)}
+        order = {slot: RESERVED[slot] for slot in reads} | {
+            slot: name for name in (*self.betas, *self.others) for slot, own in hypers.items() if own == name
+        }
+        return ['_KERNEL_C = r"""\\', *c_source(self.program, order).splitlines(), '"""']
 
     # --- what the file is -------------------------------------------------------------------------------
 
@@ -263,26 +282,33 @@ class _Writer:
     # --- the class --------------------------------------------------------------------------------------
 
     def optimizer(self) -> list[str]:
-        name = self.class_name
+        numbers = [self.source.names[v] for v in (LR, T, PROGRESS) if self.flow.reads(v)]
+        numbers += [*self.betas, *self.others]
+        keys = {name: _key(name) for name in self.states}
+        tensors = [keys[n] for n, kind in zip(self.states, self.kinds, strict=True) if kind is Kind.TENSOR]
+        singles = [(keys[n], kind is Kind.SCALAR) for n, kind in zip(self.states, self.kinds, strict=True)
+                   if kind is not Kind.TENSOR]  # fmt: skip
+        fields = [*_field("_tensors", tensors), *_field("_singles", singles), *_field("_numbers", numbers),
+                  *_field("_betas", self.betas)]  # fmt: skip
+        fields += ["_reduces = True"] if any(not OPS[node.op].elementwise for node in self.flow.nodes) else []
+        fields += ["_gathers = True"] if self._gathers() else []
+        fields += ["_kernel_c = _KERNEL_C"] if fusable(self.program) else []
         return [
-            f"class {name}(torch.optim.Optimizer):",
+            f"class {self.class_name}(RuleOptimizer):",
             *indent(self._class_doc()),
             "",
+            *indent([*fields, "_update = staticmethod(_update)"]),
+            "",
             *indent(self._constructor()),
-            "",
-            *indent(_STEP.splitlines()),
-            "",
-            *indent(self._buckets()),
-            "",
-            *indent(self._step_together()),
-            "",
-            "",
-            *_REAL.strip().splitlines(),
         ]
+
+    def _gathers(self) -> bool:
+        """Whether the rule reduces over all parameters."""
+        return any(OPS[node.op].result is Kind.GLOBAL for node in self.flow.nodes)
 
     def _class_doc(self) -> list[str]:
         shared = "a device, a precision and a count of steps" if self.counts else "a device and a precision"
-        reduces = any(OPS[node.op].result is Kind.GLOBAL for node in self.flow.nodes)
+        reduces = self._gathers()
         lines = [
             '"""The rule above.',
             "",
@@ -298,19 +324,15 @@ class _Writer:
         lines += [f"    {name}: As in the program." for name in self.others]
         if self.flow.reads(PROGRESS):
             lines.append("    total_steps: Steps of the whole run; the rule reads the share that is over.")
-        lines.append("    maximize: Climb instead of descend.")
-        return [*lines, '"""']
+        return [*lines, *_FLAG_DOCS, '"""']
 
     def _constructor(self) -> list[str]:
         total = ["total_steps"] if self.flow.reads(PROGRESS) else []
-        arguments = ["self", "params", *self._arguments(), "*", *total, "maximize=False"]
-        keys = ["lr", *(["betas"] if self.betas else []), *self.others, *total, "maximize"]
+        flags = {name: repr(value).replace("'", '"') for name, value in FLAGS.items()}
+        arguments = ["self", "params", *self._arguments(), "*", *total, *(f"{n}={v}" for n, v in flags.items())]
+        keys = ["lr", *(["betas"] if self.betas else []), *self.others, *total]
         defaults = ", ".join(f'"{key}": {key}' for key in keys)
-        body = [
-            "if isinstance(lr, torch.Tensor) and lr.numel() != 1:",
-            '    raise ValueError(f"a Tensor lr must hold one number, not {lr.numel()}")',
-        ]
-        body += _at_least_0("lr") if self.program.peak >= 0 else []
+        body = _at_least_0("lr") if self.program.peak >= 0 else []
         if self.betas:
             in_range = set(self.betas) <= self._averaging()
             count = len(self.betas)
@@ -324,7 +346,8 @@ class _Writer:
         if total:
             body += ["if not total_steps >= 1:"]
             body += ['    raise ValueError(f"total_steps must be at least 1, not {total_steps}")']
-        body += [f"super().__init__(params, {{{defaults}}})"]
+        body += [f"numbers = {{{defaults}}}"]
+        body += [f"self._start(params, numbers, {', '.join(f'{name}={name}' for name in flags)})"]
         return [f"def __init__({', '.join(arguments)}):", *indent(body)]
 
     def _averaging(self) -> set[str]:
@@ -332,84 +355,56 @@ class _Writer:
         used = {self.source.names[rate] for _, rate in rates(self.flow) if rate in self.flow.hypers}
         return {name for name in used if 0 <= self.default[name] < 1}
 
-    def _buckets(self) -> list[str]:
-        start = ['state["step"] = torch.zeros(())'] if self.counts else []
-        for name, kind in zip(self.states, self.kinds, strict=True):
-            zero = "torch.zeros_like(_real(p))" if kind is Kind.TENSOR else "_real(p).new_zeros(())"
-            start.append(f'state["{_key(name)}"] = {zero}')
-        body = [
-            '"""Lists of parameters that step together."""',
-            'params = [p for p in group["params"] if p.grad is not None and p.numel()]',
-            "if any(p.grad.layout != torch.strided for p in params):",
-            "    raise RuntimeError(",
-            f'        "{self.class_name} does not take sparse gradients; "',
-            '        "use torch.optim.SparseAdam for these parameters, or make the layer with sparse=False"',
-            "    )",
-            "buckets = {}",
-            "for p in params:",
-        ]
-        loop = []
-        if start:
-            loop += ["state = self.state[p]", "if not state:", *indent(start)]
-        loop += ['state["step"] += 1'] if self.counts else []
-        key = "p.device, _precision(p)" + (', state["step"].item()' if self.counts else "")
-        loop.append(f"buckets.setdefault(({key}), []).append(p)")
-        return ["def _buckets(self, group):", *indent([*body, *indent(loop), "return buckets.values()"])]
 
-    def _step_together(self) -> list[str]:
-        body = ['"""One step of parameters that step together."""', "precision = _precision(params[0])"]
-        if self.states or self.counts:
-            body.append("states = [self.state[p] for p in params]")
-        body += ["w = [_real(p).to(precision) for p in params]"]
-        body += ["g = [_real(p.grad).to(precision) for p in params]"]
-        body += ['if group["maximize"]:', "    g = torch._foreach_neg(g)"]
-        keys = [(name, _key(name), kind) for name, kind in zip(self.states, self.kinds, strict=True)]
-        for name, key, kind in keys:
-            one = f'states[0]["{key}"].to(precision)'
-            each = f'[s["{key}"].to(precision) for s in states]'
-            body.append(f"old_{name} = {one if kind is Kind.GLOBAL else each}")
-        given = [f"old_{name}" for name in self.states]
-        given += ['group["lr"]'] if self.flow.reads(LR) else []
-        if self.counts:
-            body.append('t = states[0]["step"].item()')
-        given += ["t"] if self.flow.reads(T) else []
-        given += ['t / group["total_steps"]'] if self.flow.reads(PROGRESS) else []
-        given += ['*group["betas"]'] if self.betas else []
-        given += [f'group["{name}"]' for name in self.others]
-        results = ", ".join(["update", *(f"new_{name}" for name in self.states)])
-        body.append(f"{results} = _update({', '.join(['w', 'g', *given])})")
-        for name, key, kind in keys:
-            new = f"[new_{name}] * len(states)" if kind is Kind.GLOBAL else f"new_{name}"
-            body.append(f'torch._foreach_copy_([s["{key}"] for s in states], {new})')
-        body.append("torch._foreach_sub_([_real(p) for p in params], update)")
-        return ["def _step_together(self, group, params):", *indent(body)]
-
-
-_STEP = '''@torch.no_grad()
-def step(self, closure=None):
-    """One step; returns the loss of the closure, if there is one."""
-    loss = None
-    if closure is not None:
-        with torch.enable_grad():
-            loss = closure()
-    for group in self.param_groups:
-        for params in self._buckets(group):
-            self._step_together(group, params)
-    return loss'''
-
-_REAL = '''
-def _real(x):
-    """A complex tensor as pairs of real numbers."""
-    return torch.view_as_real(x) if x.is_complex() else x
-
-
-def _precision(x):
-    """The dtype of the arithmetic: at least float32."""
-    return torch.promote_types(_real(x).dtype, torch.float32)
-'''
+_FLAG_DOCS = """\
+    maximize: Climb instead of descend.
+    foreach: True: torch's multi-tensor functions; False: a tensor at a time.
+    capturable: Counts of steps live on the device, so that a CUDA graph can hold a step.
+    differentiable: Steps are part of the graph of gradients; then they are not fused.
+    fused: One compiled kernel over all tensors. None: where there is one and nothing else is asked for.
+    state_dtype: Of states that hold a tensor per parameter; None: that of the parameter.
+    rounding: Of bfloat16 and float16 weights: "nearest", "stochastic" (bfloat16), or "kahan", which keeps what
+        rounding lost in one more state.""".splitlines()
 
 #: Ops that mean the same on Python numbers as on float64 tensors, wherever they stand.
 _PLAIN = {"add", "subtract", "multiply", "negative", "interp", "cube"}
+
+
+@cache
+def module_text(name: str) -> tuple[list[str], str]:
+    """The imports and the rest of a module of this package, as exported files carry them."""
+    package, _, module = name.rpartition(".")
+    text = resources.files(f"{__package__.rpartition('.')[0]}.{package}").joinpath(f"{module}.py").read_text("utf-8")
+    lines, nodes = text.splitlines(), ast.parse(text).body
+    imports = [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
+    own = [n for n in imports if not (isinstance(n, ast.ImportFrom) and (n.level or n.module == "__future__"))]
+    return [lines[n.lineno - 1] for n in own], "\n".join(lines[imports[-1].end_lineno or 0 :]).strip()
+
+
+def _import_order(line: str) -> tuple[bool, bool, str]:
+    """Torch last; from-imports after imports."""
+    return line == "import torch", line.startswith("from"), line
+
+
+def _laid_out(lines: Iterable[str]) -> list[str]:
+    return [part for line in lines for part in wrapped(line)]
+
+
+def _blocks(imports: list[str]) -> list[str]:
+    return [*imports[:-1], "", imports[-1], ""]
+
+
+def _title(what: str) -> list[str]:
+    return [f"# --- {what} {'-' * (100 - len(what))}", "", ""]
+
+
+def _field(name: str, values: Sequence[object]) -> list[str]:
+    """A class attribute that holds a tuple."""
+    if not values:
+        return []
+    shown = [repr(v).replace("'", '"') for v in values]
+    line = f"{name} = ({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+    return [line] if len(line) < WIDTH - 4 else [f"{name} = (", *indent(f"{v}," for v in shown), ")"]
 
 
 def _key(state: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-WIDTH = 110
+WIDTH = 120
 
 
 def indent(lines: Iterable[str]) -> list[str]:

@@ -29,41 +29,47 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepsmith"
 
 
-def build_library(source: str, name: str) -> ctypes.CDLL:
+def build_library(source: str, name: str, more: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The library that a C text compiles to; from the cache when the same text was built here before.
+
+    `more` are flags of which the library can do without: a compiler that refuses them builds it without.
 
     Raises CompilerMissing when there is no working compiler ($CC, else cc).
     """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         raise CompilerMissing("no C compiler found (install gcc or clang, or set CC)")
-    identity = "\0".join([source, *FLAGS, compiler, _processor()])
+    identity = "\0".join([source, *FLAGS, *more, compiler, _processor()])
     digest = hashlib.blake2b(identity.encode(), digest_size=10).hexdigest()
     try:
         folder = cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}-{digest}.so"
         if not path.exists():
-            _compile(compiler, source, path)
+            _compile(compiler, source, path, more)
         return ctypes.CDLL(str(path))
     except OSError:  # a cache that cannot be written or read: build for this process alone
         path = Path(tempfile.mkdtemp(prefix="stepsmith-")) / f"{name}-{digest}.so"
-        _compile(compiler, source, path)
+        _compile(compiler, source, path, more)
         return ctypes.CDLL(str(path))
 
 
-def _compile(compiler: str, source: str, path: Path) -> None:
+def _compile(compiler: str, source: str, path: Path, more: tuple[str, ...]) -> None:
     """Compiles next to the target and renames, so that two processes never see half a file."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         text, made = Path(folder) / "source.c", Path(folder) / "made.so"
         text.write_text(source, "utf-8")
-        command = [*shlex.split(compiler), *FLAGS, "-shared", "-fPIC", str(text), "-o", str(made), "-lm"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompilerMissing(f"the C compiler {compiler} does not run ({error})") from None
-        if done.returncode:
+        for flags in dict.fromkeys([more, ()]):
+            command = [*shlex.split(compiler), *FLAGS, *flags, "-shared", "-fPIC", str(text), "-o", str(made), "-lm"]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise CompilerMissing(f"the C compiler {compiler} does not run ({error})") from None
+            if not done.returncode:
+                break
+        else:
             lines = done.stderr.strip().splitlines() or ["no message"]
+            lines = [line for line in lines if "error" in line] or lines
             raise CompilerMissing(f"the C compiler {compiler} failed: {lines[0]}")
         os.replace(made, path)
 

@@ -82,7 +82,7 @@ static scalars_function *const ON_SCALARS[] = {@EACH_SCALARS@};
 static pass_function *const PASS[] = {@EACH_PASS@};
 static gather_function *const GATHER[] = {@EACH_GATHER@};
 
-/* Tensors [from, to): all of them at one pass before any is at the next. Threads share chunks; sums are gathered in order. */
+/* Tensors [from, to), all of them at one pass before any is at the next; sums are gathered in order. */
 static int staged(const job *J, i64 from, i64 to, double *k, double *s, int threads) {
     i64 tasks = 0;
     for (i64 i = from; i < to; i++) tasks += (J->size[i] + CHUNK - 1) / CHUNK;

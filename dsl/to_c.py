@@ -149,7 +149,7 @@ class _CSource:
 
     def _pass(self, number: int, one: Pass) -> str:
         last = number == len(self.plan.passes) - 1
-        reads = self.plan.reads(one)
+        reads = sorted({*self.plan.reads(one), *([W] if last else [])})
         written = [W, *self.tensors] if last else []
         lines = [self._pointer(v, v in written) for v in sorted({*reads, *written})]
         if last:

@@ -104,8 +104,8 @@ def test_files_import_torch_alone(exported):
     for file in exported.iterdir():
         tree = ast.parse(file.read_text(encoding="utf-8"))
         found = {n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names}
-        assert found <= {"torch", "math"}
-        assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
+        found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert found - sys.stdlib_module_names == {"torch"}
 
 
 def test_files_work_where_stepsmith_is_not(exported):
@@ -135,14 +135,14 @@ def test_files_pass_the_linter(exported):
     if subprocess.run([*ruff, "--version"], capture_output=True).returncode:
         pytest.skip("ruff is not installed")
     for command in (["check", "--select", "E4,E7,E9,F,W,I,UP"], ["format", "--check"]):
-        options = ["--isolated", "--no-cache", "--line-length", "110", str(exported)]
+        options = ["--isolated", "--no-cache", "--line-length", "120", str(exported)]
         done = subprocess.run([*ruff, *command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
 
 def test_a_file_says_what_it_is():
     text = export_torch(load("adamw_plain"))
-    head = text[: text.index("import torch")]
+    head = text[: text.index("from __future__")]
     assert all(line.startswith("#") for line in head.strip().splitlines())
     assert "# Source: Chen et al. 2023" in head
     assert "#         sqrt_v = sqrt(v)" in head
@@ -154,9 +154,9 @@ def test_a_file_says_what_it_is():
 def test_no_comment_can_become_code():
     doc = 'A """ rule\rimport os\x0cimport sys\u2028import this \\'
     program = Program.parse("def f(w, g, lr):\n return lr * g")
-    text = export_torch(Program(program.statements, program.returns, lr=0.1, doc=doc, name="f"))
-    statements = [type(node) for node in ast.parse(text).body]
-    assert statements.count(ast.Import) == 1
+    texts = [export_torch(Program(program.statements, program.returns, lr=0.1, doc=d, name="f")) for d in ("", doc)]
+    plain, commented = ([ast.dump(node) for node in ast.parse(text).body] for text in texts)
+    assert plain == commented
 
 
 # --- its meaning --------------------------------------------------------------------------------------------

@@ -1,0 +1,348 @@
+# mypy: ignore-errors
+"""What every exported optimizer class is made of beside its rule. Exported files carry this text."""
+
+import array
+import ctypes
+import functools
+import math
+import warnings
+
+import torch
+
+from ..dsl.compile_c import CompilerMissing, build_library
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose rule a subclass gives.
+
+    A step runs in one of three ways, which agree up to rounding: one call of the compiled kernel over all tensors
+    ("fused"), torch's multi-tensor functions ("foreach"), or the same functions a tensor at a time.
+    """
+
+    _tensors = ()  # names of the states that hold a tensor per parameter
+    _singles = ()  # (name, whether there is one for each tensor) of the states that hold a number
+    _numbers = ()  # names of what the rule reads beside tensors: lr, t, progress, hyperparameters
+    _reduces = False  # whether it reduces over the elements of a tensor
+    _betas = ()  # those of them that stand in the group's "betas"
+    _gathers = False  # whether it reduces over all parameters
+    _kernel_c = ""  # the fused step for CPUs
+    _kernel_triton = ""  # and for GPUs
+    _step_supports_amp_scaling = True  # torch.amp.GradScaler leaves grad_scale and found_inf to step()
+
+    @staticmethod
+    def _update(params, grads, *states_and_numbers):
+        """The update, then the new states: a tensor per parameter, in float32 at least."""
+        raise NotImplementedError
+
+    def _start(self, params, numbers, **flags):
+        """Checks what all rules share; `numbers` are the rule's own defaults."""
+        lr = numbers["lr"]
+        if flags["foreach"] and flags["fused"]:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if flags["differentiable"] and flags["fused"]:
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if isinstance(lr, torch.Tensor) and lr.numel() != 1:
+            raise ValueError(f"a Tensor lr must hold one number, not {lr.numel()}")
+        if isinstance(lr, torch.Tensor) and flags["foreach"] and not flags["capturable"]:
+            raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
+        if flags["rounding"] not in _ROUNDINGS:
+            raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {flags['rounding']!r}")
+        dtype = flags["state_dtype"]
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"state_dtype must be None or a floating dtype such as torch.float32, not {dtype!r}")
+        super().__init__(params, {**numbers, **flags})
+
+    def __setstate__(self, state):
+        """What an older pickle or a checkpoint lacks; states in the dtype in which they were saved."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in _FLAGS.items():
+                group.setdefault(name, value)
+
+    def load_state_dict(self, state_dict):
+        """Loads what `state_dict` gave; states keep `state_dtype`, where torch would cast them to the parameter's."""
+        loaded = []
+        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        saved = [i for group in loaded[-1]["param_groups"] for i in group["params"]]
+        own = [(p, group) for group in self.param_groups for p in group["params"]]
+        for index, (p, group) in zip(saved, own, strict=True):
+            for name, value in loaded[-1]["state"].get(index, {}).items():
+                dtype = self._dtype_of(name, p, group)
+                if dtype is not None and self.state[p][name].dtype != dtype:
+                    self.state[p][name] = value.to(device=self.state[p][name].device, dtype=dtype)
+
+    def _dtype_of(self, name, p, group):
+        """The dtype of a state; None for what is not cast."""
+        if name in self._tensors:
+            return group["state_dtype"] or _real(p).dtype
+        return _precision(p) if name in dict(self._singles) else None
+
+    # --- a step ---
+
+    def step(self, closure=None):
+        """One step; returns the loss of the closure, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break()  # so that the compiler sees that nothing here needs gradients
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            for group in self.param_groups:
+                params = [p for p in group["params"] if p.grad is not None]
+                for p in params:
+                    if p.grad.layout != torch.strided:
+                        raise RuntimeError(_SPARSE.format(type(self).__name__))
+                for bucket in self._alike(group, params):
+                    self._step_together(group, bucket)
+        return loss
+
+    def _alike(self, group, params):
+        """Lists of parameters on one device, of one dtype."""
+        buckets = {}
+        for p in params:
+            if p not in self.state or not self.state[p]:
+                self._init_state(group, p)
+            if p.numel():
+                buckets.setdefault((p.device, p.dtype, p.grad.dtype), []).append(p)
+        return buckets.values()
+
+    def _init_state(self, group, p):
+        state, real = self.state[p], _real(p)
+        if self._counts:
+            on_device = group["capturable"] or (group["fused"] and p.device.type != "cpu")
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
+        for name in self._tensors:
+            state[name] = torch.zeros_like(real, dtype=group["state_dtype"], memory_format=torch.preserve_format)
+        for name, _ in self._singles:
+            state[name] = torch.zeros((), dtype=_precision(p), device=p.device)
+        if group["rounding"] == "kahan" and real.dtype in _SHORT:
+            state["lost"] = torch.zeros_like(real, memory_format=torch.preserve_format)
+
+    @property
+    def _counts(self):
+        """Whether the rule needs to know how often a parameter was stepped."""
+        return "t" in self._numbers or "progress" in self._numbers
+
+    def _step_together(self, group, params):
+        fused = group["fused"]
+        if fused is None:
+            fused = not (group["foreach"] is not None or group["differentiable"] or torch.compiler.is_compiling())
+        if fused and self._step_fused(group, params):
+            return
+        if not self._unscaled():
+            return
+        alone = group["foreach"] is False and not self._gathers
+        for bucket in [[p] for p in params] if alone else self._equally_old(group, params):
+            self._step_with_torch(group, bucket)
+
+    def _equally_old(self, group, params):
+        """Lists of parameters that were stepped equally often; on a device the counts are taken to be equal."""
+        if not self._counts or group["capturable"] or torch.compiler.is_compiling():
+            return [params]
+        buckets = {}
+        for p in params:
+            buckets.setdefault(self.state[p]["step"].item(), []).append(p)
+        return buckets.values()
+
+    def _values(self, group, step):
+        """What the rule reads beside tensors, in its order; `step` is the count with this step."""
+        found = {"t": step, "progress": step / group["total_steps"] if "progress" in self._numbers else None}
+        found.update(zip(self._betas, group.get("betas", ()), strict=True))
+        return [found[name] if name in found else group[name] for name in self._numbers]
+
+    # --- with torch's own functions ---
+
+    def _unscaled(self):
+        """Whether there is a step to take: a GradScaler may have found gradients that are not finite."""
+        found_inf = getattr(self, "found_inf", None)
+        return found_inf is None or not bool(found_inf.item())
+
+    def _step_with_torch(self, group, params):
+        precision, states = _precision(params[0]), [self.state[p] for p in params]
+        step = None
+        if self._counts:
+            torch._foreach_add_([s["step"] for s in states], 1)
+            step = states[0]["step"]
+            if not (group["capturable"] or torch.compiler.is_compiling()):
+                step = step.item()
+        w = [_real(p).to(precision) for p in params]
+        g = [_real(p.grad).to(precision) for p in params]
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            g = [x / scale.to(x.device) for x in g]
+        if group["maximize"]:
+            g = torch._foreach_neg(g)
+        old = [[s[name].to(precision) for s in states] for name in self._tensors]
+        old += [[s[name] for s in states] if each else states[0][name] for name, each in self._singles]
+        update, *new = self._update(w, g, *old, *self._values(group, step))
+        for name, values in zip(self._tensors, new, strict=False):
+            torch._foreach_copy_([s[name] for s in states], values)
+        for (name, each), values in zip(self._singles, new[len(self._tensors) :], strict=True):
+            for place, state in enumerate(states):
+                state[name].copy_(values[place] if each else values)
+        self._write(group, params, w, update)
+
+    def _write(self, group, params, w, update):
+        """The parameters less the update, rounded to their dtype as the group has it."""
+        reals = [_real(p) for p in params]
+        if group["rounding"] == "nearest" or reals[0].dtype not in _SHORT:
+            torch._foreach_sub_(reals, update)
+            return
+        for p, real, before, u in zip(params, reals, w, update, strict=True):
+            if group["rounding"] == "kahan":
+                lost = self.state[p]["lost"]
+                whole = before - u + lost.to(u.dtype)
+                real.copy_(whole)
+                lost.copy_(whole - real.to(u.dtype))
+            else:
+                real.copy_(_at_random(before - u, real.dtype))
+
+    # --- with a compiled kernel ---
+
+    def _step_fused(self, group, params):
+        """Whether the step was taken by a kernel over all tensors; where not, nothing was changed."""
+        rows = self._rows(group, params)
+        if rows is None:
+            return False
+        if params[0].device.type == "cpu":
+            return bool(self._kernel_c) and self._step_on_cpu(group, rows)
+        return bool(self._kernel_triton) and self._step_on_gpu(group, rows)
+
+    def _rows(self, group, params):
+        """Weights, gradients, states and counts as lists of tensors that lie alike in memory; None if they do not."""
+        plain = all(type(p) in _PLAIN for p in params)
+        if not plain and (self._reduces or not all(hasattr(p, "to_local") for p in params)):
+            return None  # a shard does not know the sum over all
+        states = [self.state[p] for p in params]
+        rows = [params, [p.grad for p in params]]
+        names = [*self._tensors, *(name for name, _ in self._singles)]
+        names += ["lost"] if "lost" in states[0] else []
+        rows += [[s[name] for s in states] for name in names]
+        if not plain:
+            rows = [[x.to_local() if hasattr(x, "to_local") else x for x in row] for row in rows]
+        if params[0].is_complex():
+            rows = [[_real(x) for x in row] for row in rows]
+        if not all(x.is_contiguous() for row in rows for x in row):
+            w = rows[0]
+            if not all(_is_dense(p) for p in w):
+                return None
+            rows[1] = [_laid_out(g, p) for g, p in zip(rows[1], w, strict=True)]
+            count = len(self._tensors) + ("lost" in states[0])
+            tensors = [row for row, name in zip(rows[2:], names, strict=True) if name not in dict(self._singles)]
+            if not all(x.stride() == p.stride() for row in tensors[:count] for x, p in zip(row, w, strict=True)):
+                return None
+        if self._counts:
+            rows.append([s["step"] for s in states])
+        return rows
+
+    def _step_on_cpu(self, group, rows):
+        weight, grad = rows[0][0], rows[1][0]
+        state = rows[2][0].dtype if self._tensors else weight.dtype
+        if self._tensors and any(x.dtype != state for row in rows[2 : 2 + len(self._tensors)] for x in row):
+            return False
+        rounding = group["rounding"] if weight.dtype in _SHORT else "nearest"
+        library = _library(self._kernel_c, type(self).__name__, weight.dtype, grad.dtype, state, rounding)
+        if library is None:
+            return False
+        if not self._unscaled():
+            return True
+        scale = -1.0 if group["maximize"] else 1.0
+        if getattr(self, "grad_scale", None) is not None:
+            scale /= self.grad_scale.item()
+        seed = int(torch.randint(1 << 62, ())) if rounding == "stochastic" else 0
+        step = rows[-1][0].item() + 1 if self._counts else None
+        values = array.array("d", [float(x) for x in self._values(group, step)])
+        sizes = array.array("q", [p.numel() for p in rows[0]])
+        table = array.array("q", [x.data_ptr() for row in rows for x in row])
+        threads = torch.get_num_threads()
+        done = library(len(rows[0]), _at(sizes), _at(table), _at(values), scale, seed, threads)
+        if done == _UNLIKE:
+            for steps in {x.item() for x in rows[-1]}:
+                some = [i for i, x in enumerate(rows[-1]) if x.item() == steps]
+                self._step_on_cpu(group, [[row[i] for i in some] for row in rows])
+            return True
+        if done:
+            raise MemoryError(f"{type(self).__name__} has no memory for its sums")
+        torch.autograd.graph.increment_version([x for row in (rows[0], *rows[2:]) for x in row])
+        return True
+
+    def _step_on_gpu(self, group, rows):
+        return False
+
+
+_ROUNDINGS = ("nearest", "stochastic", "kahan")
+_FLAGS = {"maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
+          "state_dtype": None, "rounding": "nearest"}  # fmt: skip
+_SHORT = (torch.bfloat16, torch.float16)
+_PLAIN = (torch.nn.Parameter, torch.Tensor)
+_UNLIKE = 1  # what a kernel answers where parameters were not stepped equally often
+_C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
+_SPARSE = (
+    "{} does not take sparse gradients; use torch.optim.SparseAdam for these parameters, or make the layer with "
+    "sparse=False"
+)
+
+
+def _real(x):
+    """A complex tensor as pairs of real numbers."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _precision(x):
+    """The dtype of the arithmetic: at least float32."""
+    return torch.promote_types(_real(x).dtype, torch.float32)
+
+
+def _is_dense(x):
+    """Whether every place between a tensor's first and last element is one of its elements."""
+    pairs = sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1)
+    return all(stride == math.prod(size for _, size in pairs[:i]) for i, (stride, _) in enumerate(pairs))
+
+
+def _laid_out(grad, like):
+    """A gradient in the memory order of its parameter."""
+    return grad if grad.stride() == like.stride() else torch.empty_like(like, dtype=grad.dtype).copy_(grad)
+
+
+def _at_random(x, dtype):
+    """X rounded up or down, to either neighbour as often as it is near: what is lost is 0 in the mean."""
+    near = x.to(dtype)
+    other = torch.nextafter(near, torch.where(near.to(x.dtype) < x, math.inf, -math.inf).to(dtype))
+    gap = other.to(x.dtype) - near.to(x.dtype)
+    share = torch.where(torch.isfinite(gap) & (gap != 0), (x - near.to(x.dtype)) / gap, 0.0)
+    return torch.where(torch.rand_like(x) < share, other, near)
+
+
+def _at(numbers):
+    return numbers.buffer_info()[0]
+
+
+@functools.cache
+def _library(source, name, weight, grad, state, rounding):
+    """The compiled step for these dtypes; None, with one notice, where no C compiler works."""
+    if any(x not in _C for x in (weight, grad, state)) or (rounding == "stochastic" and weight != torch.bfloat16):
+        return None
+    real = "double" if weight == torch.float64 else "float"
+    words = {"REAL": real, "WEIGHT": _C[weight], "GRAD": _C[grad], "STATE": _C[state],
+             "ROUND": _ROUNDINGS.index(rounding), "HALF": int(torch.float16 in (weight, grad, state))}  # fmt: skip
+    head = "".join(f"#define {key} {value}\n" for key, value in words.items())
+    # products and sums of 16-bit numbers may be fused: rounding to 8 bits hides what that changes
+    flags = ("-fopenmp", "-ffp-contract=fast") if {weight, grad, state} <= set(_SHORT) else ("-fopenmp",)
+    try:
+        step = build_library(head + source, name.lower(), flags).step
+    except CompilerMissing as error:
+        _notice(str(error))
+        return None
+    pointer = ctypes.c_void_p
+    step.argtypes = [ctypes.c_int64, pointer, pointer, pointer, ctypes.c_double, ctypes.c_int64, ctypes.c_int]
+    return step
+
+
+@functools.cache
+def _notice(reason):
+    warnings.warn(f"steps are not fused, and several times slower: {reason}", stacklevel=2)
