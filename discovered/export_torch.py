@@ -289,7 +289,7 @@ class _Writer:
         singles = [(keys[n], kind is Kind.SCALAR) for n, kind in zip(self.states, self.kinds, strict=True)
                    if kind is not Kind.TENSOR]  # fmt: skip
         fields = [*_field("_tensors", tensors), *_field("_singles", singles), *_field("_numbers", numbers),
-                  *_field("_betas", self.betas)]  # fmt: skip
+                  *_field("_betas", self.betas), *_field("_nonnegative", self._nonnegative())]  # fmt: skip
         fields += ["_reduces = True"] if any(not OPS[node.op].elementwise for node in self.flow.nodes) else []
         fields += ["_gathers = True"] if self._gathers() else []
         fields += ["_kernel_c = _KERNEL_C"] if fusable(self.program) else []
@@ -301,6 +301,11 @@ class _Writer:
             "",
             *indent(self._constructor()),
         ]
+
+    def _nonnegative(self) -> list[str]:
+        """The numbers that are refused below 0."""
+        usual = {"lr": self.program.peak} | {name: self.default[name] for name in self.others}
+        return [name for name, value in usual.items() if name in ("lr", "eps", "weight_decay") and value >= 0]
 
     def _gathers(self) -> bool:
         """Whether the rule reduces over all parameters."""
@@ -332,7 +337,7 @@ class _Writer:
         arguments = ["self", "params", *self._arguments(), "*", *total, *(f"{n}={v}" for n, v in flags.items())]
         keys = ["lr", *(["betas"] if self.betas else []), *self.others, *total]
         defaults = ", ".join(f'"{key}": {key}' for key in keys)
-        body = _at_least_0("lr") if self.program.peak >= 0 else []
+        body: list[str] = []
         if self.betas:
             in_range = set(self.betas) <= self._averaging()
             count = len(self.betas)
@@ -341,8 +346,6 @@ class _Writer:
             wrong += " or not all(0 <= beta < 1 for beta in betas)" if in_range else ""
             message = f"betas must be {numbers}{' in [0, 1)' if in_range else ''}, not {{betas}}"
             body += [f"if {wrong}:", f'    raise ValueError(f"{message}")']
-        for name in self.others:
-            body += _at_least_0(name) if name in ("eps", "weight_decay") and self.default[name] >= 0 else []
         if total:
             body += ["if not total_steps >= 1:"]
             body += ['    raise ValueError(f"total_steps must be at least 1, not {total_steps}")']
@@ -417,10 +420,6 @@ def _as_float64(names: list[str]) -> str:
         return f"{names[0]} = torch.as_tensor({names[0]}, dtype=torch.float64)"
     shown = ", ".join(names)
     return f"{shown} = [torch.as_tensor(x, dtype=torch.float64) for x in ({shown})]"
-
-
-def _at_least_0(name: str) -> list[str]:
-    return [f"if not {name} >= 0:", f'    raise ValueError(f"{name} must be at least 0, not {{{name}}}")']
 
 
 def _free_names(wanted: Iterable[str]) -> list[str]:

@@ -24,6 +24,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     _numbers = ()  # names of what the rule reads beside tensors: lr, t, progress, hyperparameters
     _reduces = False  # whether it reduces over the elements of a tensor
     _betas = ()  # those of them that stand in the group's "betas"
+    _nonnegative = ()  # those that are refused below 0
     _gathers = False  # whether it reduces over all parameters
     _kernel_c = ""  # the fused step for CPUs
     _kernel_triton = ""  # and for GPUs
@@ -45,6 +46,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise ValueError(f"a Tensor lr must hold one number, not {lr.numel()}")
         if isinstance(lr, torch.Tensor) and flags["foreach"] and not flags["capturable"]:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
+        for name in self._nonnegative:
+            if not numbers[name] >= 0:
+                raise ValueError(f"{name} must be at least 0, not {numbers[name]}")
         if flags["rounding"] not in _ROUNDINGS:
             raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {flags['rounding']!r}")
         dtype = flags["state_dtype"]
@@ -262,9 +266,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         threads = torch.get_num_threads()
         done = library(len(rows[0]), _at(sizes), _at(table), _at(values), scale, seed, threads)
         if done == _UNLIKE:
-            for steps in {x.item() for x in rows[-1]}:
-                some = [i for i, x in enumerate(rows[-1]) if x.item() == steps]
-                self._step_on_cpu(group, [[row[i] for i in some] for row in rows])
+            counts = [x.item() for x in rows[-1]]
+            for count in set(counts):
+                some = [[x for x, own in zip(row, counts, strict=True) if own == count] for row in rows]
+                self._step_on_cpu(group, some)
             return True
         if done:
             raise MemoryError(f"{type(self).__name__} has no memory for its sums")
