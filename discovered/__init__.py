@@ -1,8 +1,11 @@
 """The catalogue of programs: loading by name or from a file, and export to torch. Imports `dsl` alone."""
 
+from ..dsl.program import EXPORTERS
 from .catalogue import SHELVES, Entry, entries, entry, load, names
 from .export_torch import export_torch, torch_class
 from .identify import Identity, identify
+
+EXPORTERS["torch"] = torch_class
 
 __all__ = [
     "SHELVES", "Entry", "Identity", "entries", "entry", "export_torch", "identify", "load", "names", "torch_class",

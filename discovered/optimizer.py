@@ -43,7 +43,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if flags["differentiable"] and flags["fused"]:
             raise RuntimeError("`fused` does not support `differentiable`")
         if isinstance(lr, torch.Tensor) and lr.numel() != 1:
-            raise ValueError(f"a Tensor lr must hold one number, not {lr.numel()}")
+            raise ValueError(f"Tensor lr must be 1-element, not of {lr.numel()}")
         if isinstance(lr, torch.Tensor) and flags["foreach"] and not flags["capturable"]:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
         for name in self._nonnegative:
@@ -336,10 +336,11 @@ def _library(source, name, weight, grad, state, rounding):
     words = {"REAL": real, "WEIGHT": _C[weight], "GRAD": _C[grad], "STATE": _C[state],
              "ROUND": _ROUNDINGS.index(rounding), "HALF": int(torch.float16 in (weight, grad, state))}  # fmt: skip
     head = "".join(f"#define {key} {value}\n" for key, value in words.items())
-    # products and sums of 16-bit numbers may be fused: rounding to 8 bits hides what that changes
-    flags = ("-fopenmp", "-ffp-contract=fast") if {weight, grad, state} <= set(_SHORT) else ("-fopenmp",)
+    flags = ["-fopenmp", "-DVECTOR_MATH", "-Wl,-z,defs", "-lmvec"]
+    if {weight, grad, state} <= set(_SHORT):  # rounding to 16 bits hides what fusing products and sums changes
+        flags.append("-ffp-contract=fast")
     try:
-        step = build_library(head + source, name.lower(), flags).step
+        step = build_library(head + source, name.lower(), tuple(flags)).step
     except CompilerMissing as error:
         _notice(str(error))
         return None

@@ -60,7 +60,7 @@ def _compile(compiler: str, source: str, path: Path, more: tuple[str, ...]) -> N
         text, made = Path(folder) / "source.c", Path(folder) / "made.so"
         text.write_text(source, "utf-8")
         for flags in dict.fromkeys([more, ()]):
-            command = [*shlex.split(compiler), *FLAGS, *flags, "-shared", "-fPIC", str(text), "-o", str(made), "-lm"]
+            command = [*shlex.split(compiler), *FLAGS, "-shared", "-fPIC", str(text), "-o", str(made), *flags, "-lm"]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=120)
             except (OSError, subprocess.TimeoutExpired) as error:

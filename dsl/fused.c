@@ -3,7 +3,11 @@
  * One step over any number of tensors in one call. Every pass goes over the elements once; between passes reductions
  * are finished and single numbers worked out, in double. Threads share the elements.
  */
+#ifdef VECTOR_MATH
+#define __FAST_MATH__ 1  /* then math.h declares the vector forms of its functions; arithmetic stays as it is */
+#endif
 #include <math.h>
+#undef __FAST_MATH__
 #include <stdint.h>
 #include <stdlib.h>
 #include <tgmath.h>

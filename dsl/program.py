@@ -156,10 +156,32 @@ class Program:
         if self.fallback is not None:
             yield from self.fallback.constants()
 
+    def torch(self, class_name: str | None = None) -> Any:
+        r"""The `torch.optim.Optimizer` class of this program, the one that an exported file holds.
+
+        Raises ProgramError for a program that no such class can hold, and ValueError for a `class_name` that is no
+        Python name.
+
+        >>> import stepsmith as ss, torch
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = ss.load("lion").torch()([weight], lr=0.5)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> weight.tolist()
+        [0.5, 0.5]
+        """
+        if "torch" not in EXPORTERS:
+            raise ImportError("torch() is there once stepsmith.discovered is imported, as stepsmith.load does")
+        return EXPORTERS["torch"](self, class_name)
+
     def __str__(self) -> str:
         from .printer import text
 
         return text(self)
+
+
+#: What a program can be made into above this floor: the modules that know how enter themselves.
+EXPORTERS: dict[str, Callable[..., Any]] = {}
 
 
 def routed(parts: Sequence[Program]) -> Program:

@@ -393,7 +393,7 @@ def test_sparse_gradients_are_refused_with_an_alternative():
     [
         ({"lr": -1.0}, ValueError, "lr must be at least 0, not -1.0"),
         ({"lr": float("nan")}, ValueError, "lr must be at least 0"),
-        ({"lr": torch.ones(2)}, ValueError, "a Tensor lr must hold one number, not 2"),
+        ({"lr": torch.ones(2)}, ValueError, "Tensor lr must be 1-element"),
         ({"betas": (0.9,)}, ValueError, "betas must be 2 numbers"),
         ({"betas": (0.9, 1.0)}, ValueError, r"betas must be 2 numbers in \[0, 1\)"),
         ({"eps": -1e-8}, ValueError, "eps must be at least 0"),
