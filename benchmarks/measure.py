@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -65,25 +65,27 @@ def _cell(value: Any) -> str:
 
 
 def interleave(
-    actions: Mapping[str, Callable[[], object]], seconds: float = 3.0, rounds: int = 7
+    actions: Mapping[str, Callable[[], object]], seconds: float = 3.0, rounds: int = 7, wall: bool = False
 ) -> dict[str, np.ndarray]:
     """Seconds of processor time a call, (rounds,) for each action; the actions take turns in every round.
 
-    Processor time, because others may use the machine; turns, so that what disturbs one disturbs all.
+    Processor time, because others may use the machine; turns, so that what disturbs one disturbs all. With `wall`
+    the time that passes, which several threads share.
     """
+    clock = perf_counter if wall else process_time
     share = seconds / rounds / len(actions)
-    counts = {name: max(1, int(share / _time(action, 1, warm=2))) for name, action in actions.items()}
-    turns = [[_time(action, counts[name]) for name, action in actions.items()] for _ in range(rounds)]
+    counts = {name: max(1, int(share / _time(action, 1, clock, warm=2))) for name, action in actions.items()}
+    turns = [[_time(action, counts[name], clock) for name, action in actions.items()] for _ in range(rounds)]
     return dict(zip(actions, np.array(turns).T, strict=True))
 
 
-def _time(action: Callable[[], object], count: int, warm: int = 0) -> float:
+def _time(action: Callable[[], object], count: int, clock: Callable[[], float], warm: int = 0) -> float:
     for _ in range(warm):
         action()
-    begin = process_time()
+    begin = clock()
     for _ in range(count):
         action()
-    return max(process_time() - begin, 1e-9) / count
+    return max(clock() - begin, 1e-9) / count
 
 
 def ratio(slow: np.ndarray, fast: np.ndarray) -> float:

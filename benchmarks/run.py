@@ -17,7 +17,13 @@ from measure import Report, machine
 from stepsmith.evaluator.train import use_one_thread
 
 #: Section -> the file beside this one that measures it.
-SECTIONS = {"population": "population", "agreement": "agreement", "child": "child", "update": "update"}
+SECTIONS = {
+    "population": "population",
+    "agreement": "agreement",
+    "child": "child",
+    "update": "update",
+    "optimizers": "optimizers",
+}
 
 
 def run(name: str) -> dict[str, Any]:

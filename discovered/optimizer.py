@@ -250,14 +250,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self._tensors and any(x.dtype != state for row in rows[2 : 2 + len(self._tensors)] for x in row):
             return False
         rounding = group["rounding"] if weight.dtype in _SHORT else "nearest"
-        library = _library(self._kernel_c, type(self).__name__, weight.dtype, grad.dtype, state, rounding)
+        scale = -1.0 if group["maximize"] else 1.0
+        if getattr(self, "grad_scale", None) is not None:
+            scale /= self.grad_scale.item()
+        dtypes = weight.dtype, grad.dtype, state
+        library = _library(self._kernel_c, type(self).__name__, *dtypes, rounding, scale != 1)
         if library is None:
             return False
         if not self._unscaled():
             return True
-        scale = -1.0 if group["maximize"] else 1.0
-        if getattr(self, "grad_scale", None) is not None:
-            scale /= self.grad_scale.item()
         seed = int(torch.randint(1 << 62, ())) if rounding == "stochastic" else 0
         step = rows[-1][0].item() + 1 if self._counts else None
         values = array.array("d", [float(x) for x in self._values(group, step)])
@@ -328,16 +329,18 @@ def _at(numbers):
 
 
 @functools.cache
-def _library(source, name, weight, grad, state, rounding):
+def _library(source, name, weight, grad, state, rounding, scaled):
     """The compiled step for these dtypes; None, with one notice, where no C compiler works."""
     if any(x not in _C for x in (weight, grad, state)) or (rounding == "stochastic" and weight != torch.bfloat16):
         return None
     real = "double" if weight == torch.float64 else "float"
+    dtypes = {weight, grad, state}
     words = {"REAL": real, "WEIGHT": _C[weight], "GRAD": _C[grad], "STATE": _C[state],
-             "ROUND": _ROUNDINGS.index(rounding), "HALF": int(torch.float16 in (weight, grad, state))}  # fmt: skip
+             "ROUND": _ROUNDINGS.index(rounding), "HALF": int(torch.float16 in dtypes),
+             "SCALED": int(scaled), "PAIRED": int(dtypes == {torch.bfloat16} and rounding == "nearest")}  # fmt: skip
     head = "".join(f"#define {key} {value}\n" for key, value in words.items())
     flags = ["-fopenmp", "-DVECTOR_MATH", "-Wl,-z,defs", "-lmvec"]
-    if {weight, grad, state} <= set(_SHORT):  # rounding to 16 bits hides what fusing products and sums changes
+    if dtypes <= set(_SHORT):  # rounding to 16 bits hides what fusing products and sums changes
         flags.append("-ffp-contract=fast")
     try:
         step = build_library(head + source, name.lower(), tuple(flags)).step

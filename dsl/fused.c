@@ -21,16 +21,20 @@ typedef int64_t i64;
 #define SCALARS @SCALARS@
 #define SUMS @SUMS@
 #define CHUNK 16384
+#define BLOCK 512        /* elements that are added up in the precision of the arithmetic */
+#define SCALE(g) (SCALED ? J->scale * (g) : (g))
 #define SMALL 131072     /* elements of a tensor that stays in a core's cache from pass to pass */
 #define SHARED @SHARED@         /* whether a reduction is over all tensors */
 #define LOST @LOST@           /* the row of what rounding lost, with ROUND 2 */
 #define STEPS @STEPS@          /* the row of the counts of steps; 0: they do not matter */
 
-static inline real load_bf16(bf16 x) { union { uint32_t u; float f; } v = {(uint32_t)x << 16}; return v.f; }
-static inline bf16 store_bf16(real x) {
+static inline real of_bits(uint32_t u) { union { uint32_t u; float f; } v = {u}; return v.f; }
+static inline uint32_t rounded(real x) { /* to the upper half of the bits, to even where both are as near */
     union { float f; uint32_t u; } v = {(float)x};
-    return x != x ? 0x7fc0 : (v.u + 0x7fff + (v.u >> 16 & 1)) >> 16;
+    return x != x ? 0x7fc00000 : v.u + 0x7fff + (v.u >> 16 & 1);
 }
+static inline real load_bf16(bf16 x) { return of_bits((uint32_t)x << 16); }
+static inline bf16 store_bf16(real x) { return rounded(x) >> 16; }
 static inline real load_float(float x) { return x; }
 static inline float store_float(real x) { return x; }
 static inline real load_double(double x) { return x; }
@@ -40,6 +44,11 @@ typedef _Float16 half;
 static inline real load_half(half x) { return x; }
 static inline half store_half(real x) { return x; }
 #endif
+/* Two bfloat16 in a word: no element has to change its place in a vector to be read or written. */
+typedef uint32_t __attribute__((aligned(2), may_alias)) pair;
+static inline uint32_t both(real low, real high) { return rounded(low) >> 16 | (rounded(high) & 0xffff0000u); }
+#define LOW(two) of_bits((two) << 16)
+#define HIGH(two) of_bits((two) & 0xffff0000u)
 #define JOIN(a, b) a##b
 #define CALL(a, b) JOIN(a, b)
 #define LOAD(type, x) CALL(load_, type)(x)

@@ -128,7 +128,7 @@ ROWS: tuple[Op, ...] = (
          c="cbrt{f}(x)", cost=10),
     # torch's own sign makes NaN 0, which would hide it
     row("sign", 1, np.sign, "odd rising degree:0", torch="torch.where({0} == {0}, torch.sign({0}), {0})",
-         c="x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x"),
+         c="x == 0 ? 0 : x != x ? x : copysign{f}(1.0f, x)"),
     row("reciprocal", 1, lambda x: _divide(np.ones(()), x), "odd degree:-1", torch="_divide(1.0, {0})",
          c="x == 0 ? 0 : 1 / x", cost=2),
     row("negative", 1, np.negative, "odd linear degree:1", torch="-{0}", c="-x", foreach="neg", symbol="-"),

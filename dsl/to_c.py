@@ -20,8 +20,9 @@ _WORDS = (
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
     "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
 )
-_TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from",
-          "half", "bf16", "hashed", "at_random", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
+_TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from", "to",
+          "half", "bf16", "hashed", "at_random", "done", "element", "pair",
+          "both", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
 
 _ROUNDING = [
     "#if ROUND == 2",
@@ -70,6 +71,8 @@ class _CSource:
         rows = len(self.row)
         functions = [self._take()]
         for number, one in enumerate(passes):
+            if number == len(passes) - 1:
+                functions.append(self._element_function(one))
             functions += [self._numbers(number, one), self._scalars(number, one), self._pass(number, one),
                           self._gather(number, one)]  # fmt: skip
         functions.append(self._keep())
@@ -149,32 +152,104 @@ class _CSource:
 
     def _pass(self, number: int, one: Pass) -> str:
         last = number == len(self.plan.passes) - 1
-        reads = sorted({*self.plan.reads(one), *([W] if last else [])})
+        reads = self._inputs(one)
         written = [W, *self.tensors] if last else []
         lines = [self._pointer(v, v in written) for v in sorted({*reads, *written})]
-        if last:
-            lines += _ROUNDING
-        lines += self._constants(one, last)
-        lines += [f"double sum{place} = {'-INFINITY' if self._largest(v) else '0'};"
-                  for place, v in enumerate(one.reductions)]  # fmt: skip
-        plain = [f"sum{place}" for place, v in enumerate(one.reductions) if not self._largest(v)]
-        if plain and len(plain) == len(one.reductions):
-            lines.append(f"#pragma omp simd reduction(+ : {', '.join(plain)})")
-        lines += ["for (i64 j = 0; j < n; j++) {", *("    " + line for line in self._body(one, reads, last)), "}"]
-        lines += [f"sums[{place}] = sum{place};" for place in range(len(one.reductions))]
-        head = (
-            f"void pass_{number}(const job *J, i64 i, i64 begin, i64 n, const double *k, const double *s, double *sums)"
-        )
-        return _function(head, lines)
+        lines += _ROUNDING if last else []
+        lines += [f"const real {name} = {value};" for name, value in self._constants(one).items()]
+        lines += self._writing(one) if last else self._summing(one)
+        what = "const job *J, i64 i, i64 begin, i64 n, const double *k, const double *s, double *sums"
+        return _function(f"void pass_{number}({what})", lines)
 
-    def _largest(self, value: int) -> bool:
-        return self.plan.node(value).op == "amax"
+    def _inputs(self, one: Pass) -> list[int]:
+        """The tensors that a pass loads; the last one writes over weights."""
+        return sorted({*self.plan.reads(one), *([] if one.reductions else [W])})
+
+    def _summing(self, one: Pass) -> list[str]:
+        """The loop of a pass that adds up: plain values in blocks, squares and products in double throughout."""
+        places = list(enumerate(one.reductions))
+        largest = {place for place, v in places if self.plan.node(v).op == "amax"}
+        plain = {place for place, v in places if OPS[self.plan.node(v).op].c == "x"} - largest
+        lines = [f"double sum{place} = {'-INFINITY' if place in largest else '0'};" for place, _ in places]
+        lines.append("for (i64 from = 0; from < n; from += BLOCK) {")
+        lines.append("    const i64 to = from + BLOCK < n ? from + BLOCK : n;")
+        for place, _ in places:
+            start = f"sum{place}" if place in largest else "0"
+            lines.append(f"    {'real' if place in plain else 'double'} part{place} = {start};")
+        if not largest:
+            parts = ", ".join(f"part{place}" for place, _ in places)
+            lines.append(f"    #pragma omp simd reduction(+ : {parts})")
+        lines.append("    for (i64 j = from; j < to; j++) {")
+        lines += [f"        const real {self.names[v]} = {self._loaded(v)};" for v in self._inputs(one)]
+        lines += [f"        {line}" for line in self._computed(one)]
+        for place, value in places:
+            at = f"part{place}"
+            if place in largest:
+                lines.append(f"        const double x{place} = {self._summand(value)};")
+                lines.append(f"        {at} = {at} != {at} || {at} > x{place} ? {at} : x{place};")
+            else:
+                lines.append(f"        {at} += {self._summand(value, exact=place not in plain)};")
+        lines.append("    }")
+        lines += [f"    sum{place} {'=' if place in largest else '+='} part{place};" for place, _ in places]
+        return [*lines, "}", *(f"sums[{place}] = sum{place};" for place, _ in places)]
+
+    def _summand(self, value: int, exact: bool = False) -> str:
+        """What an element adds to a reduction; `exact` in double, so that squares of large numbers are finite."""
+        node = self.plan.node(value)
+        return _spelled(node.op, [f"(double){self._operand(a)}" if exact else self._operand(a) for a in node.args])
+
+    def _element_function(self, one: Pass) -> str:
+        """What becomes of one element in the last pass."""
+        ends = {FIRST + index: end for index, end in self.flow.states}
+        reads = [*(self.names[v] for v in self._inputs(one)), *self._constants(one)]
+        writes = [f"real *new_{self.names[v]}" for v in (W, *self.tensors)]
+        lines = self._computed(one)
+        lines += [f"*new_w = w - {self._operand(self.flow.update)};"]
+        lines += [f"*new_{self.names[v]} = {self._operand(ends[v])};" for v in self.tensors]
+        return _function(f"inline void element({', '.join([*(f'real {name}' for name in reads), *writes])})", lines)
+
+    def _writing(self, one: Pass) -> list[str]:
+        """The loop of the last pass: bfloat16 in pairs, a word at a time, or element by element."""
+        names = [self.names[v] for v in (W, *self.tensors)]
+        constants = list(self._constants(one))
+
+        def call(load: str, new: str) -> str:
+            given = [self._loaded(v, load) for v in self._inputs(one)]
+            return f"element({', '.join([*given, *constants, *(f'&{new}_{name}' for name in names)])});"
+
+        return [
+            "i64 done = 0;",
+            "#if PAIRED",
+            "for (i64 j = 0; j < n / 2; j++) {",
+            f"    real {', '.join(f'{half}_{name}' for half in ('low', 'high') for name in names)};",
+            f"    {call('LOW', 'low')}",
+            f"    {call('HIGH', 'high')}",
+            *(f"    ((pair *){name}_)[j] = both(low_{name}, high_{name});" for name in names),
+            "}",
+            "done = n / 2 * 2;",
+            "#endif",
+            "for (i64 j = done; j < n; j++) {",
+            f"    real {', '.join(f'new_{name}' for name in names)};",
+            f"    {call('', 'new')}",
+            "    WRITE(new_w);",
+            *(f"    {name}_[j] = STORE(STATE, new_{name});" for name in names[1:]),
+            "}",
+        ]
+
+    def _loaded(self, value: int, half: str = "") -> str:
+        """An element of a tensor in memory, or one of a pair of them."""
+        kind, name = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE"), self.names[value]
+        text = f"{half}(((const pair *){name}_)[j])" if half else f"LOAD({kind}, {name}_[j])"
+        return f"SCALE({text})" if value == G else text
+
+    def _computed(self, one: Pass) -> list[str]:
+        return [f"const real {self.names[v]} = {self._element(v)};" for v in one.elements]
 
     def _pointer(self, value: int, written: bool) -> str:
         kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
         return f"{'' if written else 'const '}{kind} *restrict {self.names[value]}_ = AT({kind}, {self.row[value]});"
 
-    def _constants(self, one: Pass, last: bool) -> list[str]:
+    def _constants(self, one: Pass) -> dict[str, str]:
         """Single numbers that elements read, in the precision of the arithmetic; 1 - a of an average in double."""
         args: dict[Arg, None] = {}
         rests: dict[Arg, None] = {}
@@ -183,35 +258,14 @@ class _CSource:
             args.update(dict.fromkeys(node.args))
             if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
                 rests[node.args[2]] = None
-        if last:
+        if not one.reductions:
             args.update(dict.fromkeys([self.flow.update, *(end for _, end in self.flow.states)]))
         single = [a for a in args if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
-        lines = [f"const real {self.names[a]} = {self._single(a)};" for a in single]
-        return lines + [
-            f"const real {self._rest(a)} = 1 - {self._single(a)};" for a in rests if not isinstance(a, Const)
-        ]
+        found = {self.names[a]: self._single(a) for a in single}
+        return found | {self._rest(a): f"1 - {self._single(a)}" for a in rests if not isinstance(a, Const)}
 
     def _rest(self, arg: Arg) -> str:
         return f"(real)(1 - {arg.value!r})" if isinstance(arg, Const) else f"{self.names[arg]}_rest"
-
-    def _body(self, one: Pass, reads: Sequence[int], last: bool) -> list[str]:
-        lines = []
-        for value in reads:
-            kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
-            name = self.names[value]
-            lines.append(f"const real {name} = {'J->scale * ' if value == G else ''}LOAD({kind}, {name}_[j]);")
-        for value in one.elements:
-            lines.append(f"const real {self.names[value]} = {self._element(value)};")
-        for place, value in enumerate(one.reductions):
-            text, at = self._element(value), f"sum{place}"
-            new = f"const double x{place} = {text};"
-            larger = f"{at} = {at} != {at} || {at} > x{place} ? {at} : x{place};"
-            lines.append(f"{new} {larger}" if self._largest(value) else f"{at} += {text};")
-        if last:
-            ends = {FIRST + index: end for index, end in self.flow.states}
-            lines.append(f"WRITE(w - {self._operand(self.flow.update)});")
-            lines += [f"{self.names[v]}_[j] = STORE(STATE, {self._operand(ends[v])});" for v in self.tensors]
-        return lines
 
     def _operand(self, arg: Arg) -> str:
         return f"(real){arg.value!r}" if isinstance(arg, Const) else self.names[arg]
@@ -221,8 +275,6 @@ class _CSource:
         args = [self._operand(a) for a in node.args]
         if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
             return f"{self._rest(node.args[2])} * {args[0]} + {args[2]} * {args[1]}"
-        if self.plan.reduces(value):  # squares of what is large in float32 are summed in double
-            args = [f"(double){a}" for a in args]
         return _spelled(node.op, args)
 
 
