@@ -157,7 +157,7 @@ _FIRST = """
 import sys, time, torch
 from stepsmith.discovered import load, torch_class
 p = torch.nn.Parameter(torch.ones(1000)); p.grad = torch.ones(1000)
-optimizer = torch_class(load(sys.argv[1]))([p], **eval(sys.argv[2]))
+optimizer = torch_class(load(sys.argv[1]))([p], **{sys.argv[2]: True})
 begin = time.perf_counter(); optimizer.step(); print(time.perf_counter() - begin)
 """
 
@@ -166,39 +166,39 @@ def _first_steps(report: Report) -> None:
     """C5: a fresh process with an empty cache."""
     for name in CATALOGUED:
         with tempfile.TemporaryDirectory() as cache:
-            seconds = [
-                float(subprocess.run([sys.executable, "-c", _FIRST, name, how], check=True, capture_output=True, text=True,
-                                     env={**os.environ, "STEPSMITH_CACHE": cache}).stdout)
-                for how in ("{'fused': True}", "{'foreach': True}")
-            ]  # fmt: skip
-        report.checks.append(
-            Check(f"C5 first step of {name}: seconds more than an eager one", seconds[0] - seconds[1], 1.0)
-        )
+            env = {**os.environ, "STEPSMITH_CACHE": cache}
+            fused, eager = (float(_output(_FIRST, name, how, env=env)) for how in ("fused", "foreach"))
+        what = f"C5 first step of {name}: seconds more than an eager one"
+        report.checks.append(Check(what, fused - eager, 1.0))
 
 
 def _rebuilds(report: Report) -> None:
     """C6: what changes while one trains."""
     with tempfile.TemporaryDirectory() as cache:
-        code = _REBUILDS.format(cache=cache)
-        env = {**os.environ, "STEPSMITH_CACHE": cache}
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env)
-    report.checks.append(Check("C6 builds after the first step", float(done.stdout), 0.0))
+        built = float(_output(_REBUILDS, cache, env={**os.environ, "STEPSMITH_CACHE": cache}))
+    report.checks.append(Check("C6 builds after the first step", built, 0.0))
+
+
+def _output(code: str, *arguments: str, env: dict[str, str]) -> str:
+    """What a program prints in a process of its own."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
 
 
 _REBUILDS = """
-import os, torch
+import os, sys, torch
 from stepsmith.discovered import load, torch_class
 ps = [torch.nn.Parameter(torch.ones(50)) for _ in range(3)]
 for p in ps: p.grad = torch.ones(50)
 optimizer = torch_class(load("c_adamw"))(ps[:2])
 optimizer.step()
-built = len(os.listdir({cache!r}))
+built = len(os.listdir(sys.argv[1]))
 group = optimizer.param_groups[0]
 group["lr"], group["betas"], group["weight_decay"] = 0.5, (0.8, 0.9), 0.1
 optimizer.step()
 ps[0].grad = None
 optimizer.step()
-optimizer.add_param_group({{"params": [ps[2]], "lr": 0.1}})
+optimizer.add_param_group({"params": [ps[2]], "lr": 0.1})
 optimizer.step()
-print(len(os.listdir({cache!r})) - built)
+print(len(os.listdir(sys.argv[1])) - built)
 """
