@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..dsl import Const, Kind, Program, ProgramError
 from ..dsl.flow import Flow, flow
+from ..dsl.layout import indent, wrapped
 from ..dsl.ops import OPS
 from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, Arg, T
 from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import BETA, Named, name_constants, rates
-from .layout import indent, wrapped
 
 if TYPE_CHECKING:
     import torch
