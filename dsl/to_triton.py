@@ -14,10 +14,12 @@ the like would lose digits. Triton's interpreter does not call libdevice; `inter
 from __future__ import annotations
 
 import ast
+import hashlib
 import keyword
+import linecache
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -64,6 +66,16 @@ def triton_source(program: Program, names: Mapping[int, str]) -> str:
     if not fusable(program):
         raise ProgramError(f"{program.name} cannot be one kernel: it needs matrices, a codec, an oracle or a route")
     return _Writer(program, names).text()
+
+
+def triton_step(program: Program, names: Mapping[int, str]) -> Callable[..., None]:
+    """The function `step` of that text, made by executing exactly it."""
+    text = triton_source(program, names)
+    file = f"<kernels of {program.name} {hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}>"
+    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # triton.jit reads the source
+    scope: dict[str, Any] = {"__name__": __name__}
+    exec(compile(text, file, "exec"), scope)  # our own text, made from the op table
+    return scope["step"]
 
 
 def interpret_libdevice() -> None:
@@ -160,9 +172,9 @@ class _Writer:
         """The numbers that are made of given numbers alone, in order."""
         host = dict.fromkeys(self.inputs)
         for value, node in self.nodes.items():
-            if node.kind is Kind.GLOBAL and OPS[node.op].elementwise:
-                if all(isinstance(a, Const) or a in host for a in node.args):
-                    host[value] = None
+            known = all(isinstance(a, Const) or a in host for a in node.args)
+            if known and node.kind is Kind.GLOBAL and OPS[node.op].elementwise:
+                host[value] = None
         return host
 
     def _choose_names(self, given: Mapping[int, str]) -> dict[int, str]:
@@ -200,15 +212,16 @@ class _Writer:
         """A value from its arguments, in Triton."""
         if node.op == "size":
             return "size.to(real)"
-        x, y, z = (*node.args, Const(0), Const(0), Const(0))[:3]
-        template = OPS[node.op].in_triton
-        if node.op == "divide" and isinstance(y, Const) and y.value != 0:
+        template, last = OPS[node.op].in_triton, node.args[-1]
+        if node.op == "divide" and isinstance(last, Const) and last.value != 0:
             template = "x / y"
-        if node.op == "interp" and z in self.host:  # 1 - z of a rate near 1 would lose digits in float32
-            rate = self.names[int(z)]  # type: ignore[arg-type]
+        if (
+            node.op == "interp" and not isinstance(last, Const) and last in self.host
+        ):  # 1 - z of a rate near 1 would lose digits in float32
+            rate = self.names[last]
             template = template.replace("(1 - z)", self._pass(f"rest_{rate}", f"1 - {rate}"))
         typed = bool(re.search(r"\w\(|\)\.", template))
-        args = dict(zip("xyz", (self._text(a, typed) if i < len(node.args) else "" for i, a in enumerate((x, y, z)))))
+        args = {letter: self._text(a, typed) for letter, a in zip("xyz", node.args, strict=False)}
         return re.sub(r"\b[xyz]\b", lambda found: args[found.group()], template)
 
     # --- kernels ----------------------------------------------------------------------------------------

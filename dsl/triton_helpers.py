@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, var-annotated"
 """What generated Triton modules carry: the arithmetic of the op table, and the tables that their kernels read."""
 
 from typing import NamedTuple
@@ -25,10 +25,7 @@ _TYPES = {
 def _quotient(x, y):
     """X / y, and 0 where y is 0; Triton's own quotient of float32 is 0 for large y."""
     divisor = tl.where(y == 0, 1.0, y)
-    if divisor.dtype == tl.float32:
-        quotient = tl.div_rn(x, divisor)
-    else:
-        quotient = x / divisor
+    quotient = tl.div_rn(x, divisor) if divisor.dtype == tl.float32 else x / divisor
     return tl.where(y == 0, 0.0, quotient)
 
 
@@ -36,11 +33,7 @@ def _quotient(x, y):
 def _root(x):
     """The root of |x|; Triton's own takes small float32 numbers for 0."""
     x = tl.abs(x)
-    if x.dtype == tl.float32:
-        root = tl.sqrt_rn(x)
-    else:
-        root = tl.sqrt(x)
-    return root
+    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
 
 
 @triton.jit
@@ -161,6 +154,7 @@ def _plan(tensors, singles):
 
 
 def _new_plan(old, addresses, sizes, rows, device):
+    """A plan for new addresses, with what of the old one still holds."""
     count = len(sizes)
     table = torch.tensor((*sizes, *addresses), dtype=torch.int64, device="cpu")
     aligned = (table[count : (1 + rows) * count].view(rows, count) % 16 == 0).all(0)

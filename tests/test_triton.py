@@ -78,7 +78,8 @@ def compiled(kernel, dtype, state, real, there):
 # One number per tensor is enough to see that a spelling compiles, and compiles fast.
 rows = [row for row in OPS.values() if row.elementwise and row.arity and row.c and row.name != "identity"]
 lines = [f" y = y + {row.name}({', '.join(('s', 'y', 'lr')[: row.arity])})" for row in rows]
-every = Program.parse("def every(w, g, lr=1.0):\\n s = amax(g)\\n y = sum(g)\\n" + "\\n".join(lines) + "\\n return lr * y * g")
+lines = ["def every(w, g, lr=1.0):", " s = amax(g)", " y = sum(g)", *lines, " return lr * y * g"]
+every = Program.parse("\\n".join(lines))
 for kernel in kernels(every):
     for real in (tl.float32, tl.float64):
         compiled(kernel, real, real, real, False)
@@ -112,3 +113,10 @@ def test_the_text_is_as_a_formatter_leaves_it(name):
 def test_what_is_no_kernel_is_refused():
     with pytest.raises(ProgramError, match="cannot be one kernel"):
         triton_source(Program.parse("def f(w, g, lr, noise):\n return lr * (g + noise)"), {})
+
+
+def test_the_measurements_need_a_gpu():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(HERE.parent / "benchmarks" / "gpu.py"), "--section", "small"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "benchmarks/gpu.py needs a CUDA device\n")

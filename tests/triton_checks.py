@@ -7,7 +7,6 @@ TRITON_INTERPRET=1. The interpreter does not round as a device does when it stor
 from __future__ import annotations
 
 import itertools
-import linecache
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -28,7 +27,7 @@ from stepsmith.dsl import OPS, Kind, Program
 from stepsmith.dsl.interpret import Interpreter
 from stepsmith.dsl.passes import Passes, fusable
 from stepsmith.dsl.program import FIRST
-from stepsmith.dsl.to_triton import interpret_libdevice, triton_source
+from stepsmith.dsl.to_triton import interpret_libdevice, triton_step
 
 SIZES = ((1,), (3,), (1000,), (4097,), (64, 65))
 FUSABLE = {e.name: e.program for e in entries() if fusable(e.program) and not e.program.schedule}
@@ -39,12 +38,7 @@ CHUNKS = 2
 @cache
 def step_of(program: Program) -> Callable[..., None]:
     interpret_libdevice()
-    text = triton_source(program, {slot: f"h{slot}" for slot in range(program.first_hyper, program.first_local)})
-    file = f"<kernels of {program.name} {hash(text)}>"
-    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
-    scope: dict[str, object] = {"__name__": "made"}
-    exec(compile(text, file, "exec"), scope)
-    return scope["step"]  # type: ignore[return-value]
+    return triton_step(program, {slot: f"h{slot}" for slot in range(program.first_hyper, program.first_local)})
 
 
 class Run:
@@ -100,7 +94,9 @@ def by_row(name: str) -> Program:
 )
 def test_row(name):
     """Each elementwise row at ordinary and at special numbers."""
-    grid = np.array(list(itertools.product(SPECIAL, SPECIAL) if OPS[name].arity > 1 else zip(SPECIAL, SPECIAL)))
+    grid = np.array(
+        list(itertools.product(SPECIAL, SPECIAL) if OPS[name].arity > 1 else zip(SPECIAL, SPECIAL, strict=True))
+    )
     run, truth = Run(by_row(name), [grid[:, 0]]), Interpreter(by_row(name), [grid[:, 0].shape])
     run.step([grid[:, 1]], run.numbers())
     truth.step([grid[:, 0]], [grid[:, 1]])
