@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..dsl import Const, Kind, Program, ProgramError
 from ..dsl.flow import Flow, flow
+from ..dsl.layout import WIDTH, indent, wrapped
 from ..dsl.ops import OPS
 from ..dsl.passes import fusable
 from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, RESERVED, Arg, T
 from ..dsl.to_c import c_source
+from ..dsl.to_triton import triton_source
 from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import BETA, Named, name_constants, rates
-from .layout import WIDTH, indent, wrapped
 
 if TYPE_CHECKING:
     import torch
@@ -161,24 +162,25 @@ class _Writer:
         shared = [module_text(module) for module in ("dsl.compile_c", "discovered.optimizer")]
         rule = self.update()
         helpers = helpers_of(rule)
-        kernel = ["", "", *self._kernel()] if fusable(self.program) else []
+        kernels = ["", *self._kernels()] if fusable(self.program) else []
         body = [line for text in helpers for line in (*text.splitlines(), "", "")] + _laid_out(rule)
         imports = sorted({"import torch", *(line for imports, _ in shared for line in imports)}, key=_import_order)
         lines = [*_laid_out(self.comment()), "", "from __future__ import annotations", "", *_blocks(imports)]
-        lines += [*_title("the rule"), *body, *kernel, "", "", *_title("what all exported rules share")]
+        lines += [*_title("the rule"), *body, *kernels, "", "", *_title("what all exported rules share")]
         for _, text in shared:
             lines += [*text.splitlines(), "", ""]
         lines += [*_title("the optimizer"), *_laid_out(self.optimizer())]
         return "\n".join(lines) + "\n"
 
-    def _kernel(self) -> list[str]:
-        """The fused step for CPUs as a text."""
+    def _kernels(self) -> list[str]:
+        """The fused step as texts: for CPUs in C, for GPUs in Triton's Python."""
         reads = [slot for slot in (LR, T, PROGRESS) if self.flow.reads(slot)]
-        hypers = {slot: name for name, slot in zip(self.hypers, self.flow.hypers, strict=True)}
-        order = {slot: RESERVED[slot] for slot in reads} | {
-            slot: name for name in (*self.betas, *self.others) for slot, own in hypers.items() if own == name
-        }
-        return ['_KERNEL_C = r"""\\', *c_source(self.program, order).splitlines(), '"""']
+        hypers = {name: slot for name, slot in zip(self.hypers, self.flow.hypers, strict=True)}
+        given = {slot: RESERVED[slot] for slot in reads} | {hypers[n]: n for n in (*self.betas, *self.others)}
+        named = {slot: name for name, slot in hypers.items()}
+        texts = [('_KERNEL_C = r"""\\', c_source(self.program, given), '"""'),
+                 ("_KERNEL_TRITON = r'''\\", triton_source(self.program, named), "'''")]  # fmt: skip
+        return [line for start, text, end in texts for line in ("", start, *text.splitlines(), end)]
 
     # --- what the file is -------------------------------------------------------------------------------
 
@@ -292,7 +294,7 @@ class _Writer:
                   *_field("_betas", self.betas), *_field("_nonnegative", self._nonnegative())]  # fmt: skip
         fields += ["_reduces = True"] if any(not OPS[node.op].elementwise for node in self.flow.nodes) else []
         fields += ["_gathers = True"] if self._gathers() else []
-        fields += ["_kernel_c = _KERNEL_C"] if fusable(self.program) else []
+        fields += ["_kernel_c = _KERNEL_C", "_kernel_triton = _KERNEL_TRITON"] if fusable(self.program) else []
         return [
             f"class {self.class_name}(RuleOptimizer):",
             *indent(self._class_doc()),

@@ -4,6 +4,9 @@
 import array
 import ctypes
 import functools
+import hashlib
+import importlib.util
+import linecache
 import math
 import warnings
 
@@ -278,7 +281,37 @@ class RuleOptimizer(torch.optim.Optimizer):
         return True
 
     def _step_on_gpu(self, group, rows):
-        return False
+        step = _gpu_step(self._kernel_triton, type(self).__name__)
+        if step is None or (group["rounding"] != "nearest" and rows[0][0].dtype in _SHORT):
+            return False
+        device, count = rows[0][0].device, None
+        scale, found_inf = (self._on(device, name) for name in ("grad_scale", "found_inf"))
+        steps = rows.pop() if self._counts else []
+        if steps and steps[0].device.type == "cpu":
+            counts = [x.item() for x in steps]
+            if len(set(counts)) > 1:
+                for one in set(counts):
+                    some = [[x for x, own in zip(row, counts, strict=True) if own == one] for row in (*rows, steps)]
+                    self._step_on_gpu(group, some)
+                return True
+            if not self._unscaled():
+                return True
+            count = counts[0] + 1
+        if steps:
+            torch._foreach_add_(steps, 1)
+        values = self._values(group, steps[0] if steps and count is None else count)
+        numbers = {name: x for name, x in zip(self._numbers, values, strict=True) if name != "t" or count is not None}
+        states, singles = rows[2 : 2 + len(self._tensors)], rows[2 + len(self._tensors) :]
+        step(rows[0], rows[1], states, singles, steps, numbers, maximize=group["maximize"], grad_scale=scale,
+             found_inf=found_inf)  # fmt: skip
+        if steps and count is None and found_inf is not None:
+            torch._foreach_sub_(steps, [found_inf] * len(steps))
+        return True
+
+    def _on(self, device, name):
+        """What a GradScaler left, on the device; None if it left nothing."""
+        given = getattr(self, name, None)
+        return None if given is None else given.to(device, non_blocking=True)
 
 
 _ROUNDINGS = ("nearest", "stochastic", "kahan")
@@ -350,6 +383,19 @@ def _library(source, name, weight, grad, state, rounding, scaled):
     pointer = ctypes.c_void_p
     step.argtypes = [ctypes.c_int64, pointer, pointer, pointer, ctypes.c_double, ctypes.c_int64, ctypes.c_int]
     return step
+
+
+@functools.cache
+def _gpu_step(source, name):
+    """The step that a text of Triton kernels defines; None, with one notice, where Triton is not installed."""
+    if importlib.util.find_spec("triton") is None:
+        _notice("Triton is not installed")
+        return None
+    file = f"<{name} on GPUs {hashlib.blake2b(source.encode(), digest_size=6).hexdigest()}>"
+    linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file  # Triton reads functions there
+    scope = {"__name__": file}
+    exec(compile(source, file, "exec"), scope)
+    return scope["step"]
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ class Op:
 
     `meaning` takes and returns arrays of one tensor for an elementwise row and for one with a `shape` rule; for a
     reduction it takes the list of arrays over which it reduces (one array for a result per tensor, all of them
-    for a global result). `torch` and `c` are spellings with {0}, {1}, {2} and x, y, z for the arguments,
+    for a global result). `torch`, `c` and `triton` are spellings with {0}, {1}, {2} and x, y, z for the arguments,
     `foreach` the name of torch's multi-tensor form. A row with `expand` has no meaning or spelling of its own:
     it is an expression over other rows, replaced before a program is run; it may read t. `cost` is operations
     per element.
@@ -35,6 +36,7 @@ class Op:
     meaning: Callable[..., Any] | None
     torch: str = ""
     c: str = ""
+    triton: str = ""  # where it is not C's, see `in_triton`
     foreach: str = ""
     cost: float = 1.0
     args: tuple[Kind, ...] = ()  # required kinds; empty: any, elementwise
@@ -49,6 +51,11 @@ class Op:
     draws: bool = False  # takes the count of steps and random draws beside its arguments
     like: bool = False  # takes the parameter beside its arguments
     doc: str = ""
+
+    @property
+    def in_triton(self) -> str:
+        """The spelling in Triton: arithmetic is C's, and libdevice has C's functions under C's names."""
+        return self.triton or re.sub(r"(\w+)\{f\}", r"libdevice.\1", self.c)
 
     @property
     def elementwise(self) -> bool:

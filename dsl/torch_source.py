@@ -85,7 +85,7 @@ class TorchSource:
         numbers = range(self.flow.first_node, self.flow.first_node + len(self.flow.nodes))
         for number in sorted(numbers, key=lambda n: n not in early):
             node = self.flow.nodes[number - self.flow.first_node]
-            line = f"{self.names[number]} = {self._spell(node)}"
+            line = f"{self.names[number]} = {self.spell(node)}"
             guard = guards.get(number, ())
             if guard:
                 wanted = " and ".join(("" if side else "not ") + self._text(cond) for cond, side in guard)
@@ -126,7 +126,8 @@ class TorchSource:
             return any(self._passes_on(a) for a in node.args[1:])
         return node.op in ("worker_mean", "wide", "unwide", "transpose") and self._passes_on(node.args[0])
 
-    def _spell(self, node: Node) -> str:
+    def spell(self, node: Node) -> str:
+        """The expression that makes a value."""
         row = OPS[node.op]
         kinds = [self.flow.kind(a) for a in node.args]
         if not row.elementwise:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..discovered import load
 from ..discovered.catalogue import SUFFIX
-from ..discovered.layout import comma_parts
 from ..dsl import Program, ProgramError, did_you_mean
 from ..dsl.errors import quoted
+from ..dsl.layout import comma_parts
 from ..dsl.transforms import TRANSFORMS
 from .ledger import Ledger, LedgerError
 

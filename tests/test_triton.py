@@ -1,0 +1,122 @@
+"""Generated Triton kernels mean what the numpy interpreter means, and compile for a GPU that need not be there."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepsmith.discovered import load
+from stepsmith.dsl import Program, ProgramError
+from stepsmith.dsl.layout import WIDTH
+from stepsmith.dsl.to_triton import triton_source
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+HERE = Path(__file__).parent
+RULES = ("lion", "adamw", "c_adamw", "nadam", "stable_spam")
+
+
+def python(*args: str, **environment: str) -> str:
+    command = [sys.executable, "-W", "ignore", *args]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "which", ["row or reduction", "random", "rule", "not row and not reduction and not random and not rule"]
+)
+def test_interpreted(which):
+    """The tests of triton_checks.py, in a process in which Triton interprets."""
+    output = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-k", f"test_ and ({which})",
+                    "--rootdir", str(HERE.parent), str(HERE / "triton_checks.py"), TRITON_INTERPRET="1")  # fmt: skip
+    assert " passed" in output and "failed" not in output and "skipped" not in output
+
+
+COMPILES = """
+import linecache, re, sys
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from stepsmith.dsl import OPS, Program
+from stepsmith.discovered import load
+from stepsmith.dsl.to_triton import triton_source
+
+POINTERS = {"table": "*i64", "programs": "*i32", "counters": "*i32", "sums": "*fp64", "partials": "*fp64"}
+NUMBERS = {"held": "*fp64", "grad_scale": "*fp32", "found_inf": "*fp32"}
+
+def kernels(program):
+    text = triton_source(program, {v: f"h{v}" for v in range(program.first_hyper, program.first_local)})
+    linecache.cache[program.name] = len(text), None, text.splitlines(keepends=True), program.name
+    scope = {"__name__": "made"}
+    exec(compile(text, program.name, "exec"), scope)
+    return [x for name, x in scope.items() if re.fullmatch(r"_pass_\\d+", name)]
+
+def compiled(kernel, dtype, state, real, there):
+    signature, constants, aligned = {}, {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        given = POINTERS.get(name) or (there and NUMBERS.get(name))
+        if given:
+            signature[name], aligned[i,] = given, [["tt.divisibility", 16]]
+        elif name == "count":
+            signature[name] = "i32"
+        elif kernel.params[i].annotation_type:
+            signature[name] = kernel.params[i].annotation_type
+        else:
+            signature[name] = "constexpr"
+            types = {"real": real, "w_type": dtype, "g_type": dtype, "maximize": there}
+            constants[i,] = types.get(name, state if name.endswith("_type") else None)
+    source = ASTSource(kernel, signature, constants, aligned)
+    return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 8, "enable_fp_fusion": False}).asm["ptx"]
+
+# One number per tensor is enough to see that a spelling compiles, and compiles fast.
+rows = [row for row in OPS.values() if row.elementwise and row.arity and row.c and row.name != "identity"]
+lines = [f" y = y + {row.name}({', '.join(('s', 'y', 'lr')[: row.arity])})" for row in rows]
+lines = ["def every(w, g, lr=1.0):", " s = amax(g)", " y = sum(g)", *lines, " return lr * y * g"]
+every = Program.parse("\\n".join(lines))
+for kernel in kernels(every):
+    for real in (tl.float32, tl.float64):
+        compiled(kernel, real, real, real, False)
+for name in sys.argv[1:]:
+    for number, kernel in enumerate(kernels(load(name))):
+        compiled(kernel, tl.bfloat16, tl.float32, tl.float32, True)
+        text = compiled(kernel, tl.float32, tl.float32, tl.float32, False)
+        print(name, number, text.count("ld.global.v4"), text.count("st.global.v4"))
+"""
+
+
+def test_compiled_for_a_gpu(tmp_path):
+    """All rows, and some rules, whose loads and stores of full chunks are wide."""
+    output = python("-c", COMPILES, *RULES, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
+    wide = {tuple(line.split()[:2]): tuple(map(int, line.split()[2:4])) for line in output.splitlines()}
+    assert wide["lion", "0"] == (6, 4)  # w, g and m in, w and m out, 2 x 16 bytes a thread each
+    assert wide["adamw", "0"] == (8, 6)
+    assert wide["c_adamw", "0"] == (6, 0) and wide["c_adamw", "1"] == (8, 6)
+    assert {name for name, _ in wide} == set(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_text_is_as_a_formatter_leaves_it(name):
+    program = load(name)
+    text = triton_source(program, {v: program.name_of(v) for v in range(program.first_hyper, program.first_local)})
+    command = ["ruff", "format", "--isolated", "--line-length", str(WIDTH), "-"]
+    shown = subprocess.run([sys.executable, "-m", *command], input=text, check=True, capture_output=True, text=True)
+    assert shown.stdout == text
+
+
+def test_what_is_no_kernel_is_refused():
+    with pytest.raises(ProgramError, match="cannot be one kernel"):
+        triton_source(Program.parse("def f(w, g, lr, noise):\n return lr * (g + noise)"), {})
+
+
+def test_the_measurements_need_a_gpu():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(HERE.parent / "benchmarks" / "gpu.py"), "--section", "small"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "benchmarks/gpu.py needs a CUDA device\n")
