@@ -33,7 +33,7 @@ def wrapped(line: str) -> list[str]:
     if len(pad) + 4 + len(parts[0]) > WIDTH:
         before, word, after = parts[0].partition(" for ")
         commas = [part + "," for part in comma_parts(parts[0])]
-        parts = [before, word.lstrip() + after] if line[opened] == "[" else commas
+        parts = [before, word.lstrip() + after] if word and line[opened] == "[" else commas
     return [line[: opened + 1], *_deeper(pad, parts), pad + line[close:]]
 
 
