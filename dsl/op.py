@@ -20,7 +20,7 @@ class Op:
 
     `meaning` takes and returns arrays of one tensor for an elementwise row and for one with a `shape` rule; for a
     reduction it takes the list of arrays over which it reduces (one array for a result per tensor, all of them
-    for a global result). `torch` and `c` are spellings with {0}, {1}, {2} and x, y, z for the arguments,
+    for a global result). `torch`, `jax` and `c` are spellings with {0}, {1}, {2} and x, y, z for the arguments,
     `foreach` the name of torch's multi-tensor form. A row with `expand` has no meaning or spelling of its own:
     it is an expression over other rows, replaced before a program is run; it may read t. `cost` is operations
     per element.
@@ -34,6 +34,7 @@ class Op:
     arity: int
     meaning: Callable[..., Any] | None
     torch: str = ""
+    jax: str = ""
     c: str = ""
     foreach: str = ""
     cost: float = 1.0
