@@ -152,6 +152,8 @@ class _Formulas:
         text, _ = self._spell(node)
         if node.op in _COMPARED:
             return len(text) > 3 * _SHORT
+        if number == self.flow.update and self.uses[number] == 1:
+            return False  # the last line holds it anyway
         return len(text) > _LONGEST or (self.uses[number] > 1 and len(text) > _SHORT)
 
     def lines(self) -> list[str]:

@@ -100,8 +100,8 @@ def test_every_rule_and_schedule_has_one(name):
 
 #: Arguments of rows that do not take any three tensors.
 ARGUMENTS = {
-    "eye": "g @ transpose(g)", "inverse_sqrt": "g @ transpose(g)", "eigh_basis": "g @ transpose(g)",
-    "unwide": "wide(g)", "matmul": "g, transpose(m_next)", "newton_schulz": "m_next, 2, 3, 4", "svd_basis": "g, 2",
+    **dict.fromkeys(("eye", "inverse_sqrt", "eigh_basis", "qr_basis"), "g @ transpose(g)"), "unwide": "wide(g)",
+    "matmul": "g, transpose(m_next)", "newton_schulz": "m_next, 2, 3, 4", "svd_basis": "g, 2",
     "random_projection": "g, 2, 3", "quantile": "m_next, 0.5", "clip": "m_next, 0.5",
     "short": "wide(g), short", "long": "wide(g), long", "rank": "svd_basis(g, 4), rank",
     "fan_in": "v_hat, fan_in", "fan_out": "v_hat, fan_out",

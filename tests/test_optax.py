@@ -149,7 +149,7 @@ def test_random_programs_export_as_they_mean(double):
             return [x * (1 + 1e-14 * random.standard_normal(np.shape(x))) for x in value]
         return value * (1 + 1e-14 * random.standard_normal())
 
-    for program in children(24):
+    for program in children(16):
         with np.errstate(all="ignore"):
             ours, moved = by_numpy(program, shapes), by_numpy(program, shapes, disturb=disturb)
         finite = all(np.isfinite(u).all() for steps in (ours, moved) for step in steps for u in step)
@@ -160,7 +160,7 @@ def test_random_programs_export_as_they_mean(double):
         peak = inspect.signature(make).parameters["learning_rate"].default
         compared += 1
         assert worst(by_optax(make(scheduled(peak), **extra(make)), shapes), ours) < 1e-9, str(program)
-    assert compared > 9
+    assert compared > 6
 
 
 def test_a_period_is_kept_to_the_step():
@@ -191,14 +191,10 @@ def small_call(name: str):
 OURS_AND_THEIRS = {
     "lion": lambda: (factory_of("lion")(1e-3, weight_decay=0.1), optax.lion(1e-3, weight_decay=0.1)),
     "adamw": lambda: (factory_of("adamw")(1e-3), optax.adamw(1e-3, weight_decay=0.01)),
-    "muon": lambda: (
-        factory_of("muon")(0.02),
-        optax.contrib.muon(0.02, adam_b1=0.9, adam_weight_decay=0.01, consistent_rms=None, adam_learning_rate=1e-3),
-    ),
 }
 
 
-@pytest.mark.parametrize("name", ["lion", "adamw"])
+@pytest.mark.parametrize("name", OURS_AND_THEIRS)
 def test_it_is_optaxs(name, double):
     shapes = [(6, 4), (5,), ()]
     ours, theirs = OURS_AND_THEIRS[name]()
