@@ -391,25 +391,26 @@ def _check_out(out: Path | None, force: bool) -> None:
 @app.command()
 def export(
     program: Annotated[str, typer.Argument(help=_PROGRAM)],
-    to: Annotated[str, typer.Option("--to", help="Form: torch.")] = "torch",
+    to: Annotated[str, typer.Option("--to", help="Form: torch, optax or latex.")] = "torch",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Write a program as one file that does not need stepsmith."""
-    from .discovered import export_torch
+    from .discovered import export_latex, export_optax, export_torch
     from .dsl.errors import did_you_mean
     from .dsl.flow import flow, reject_reason
     from .search.config import ConfigError
     from .search.found import load_any
 
-    forms = {"torch": export_torch}
+    forms = {"torch": export_torch, "optax": export_optax, "latex": export_latex}
     if to not in forms:
         raise ConfigError(f"unknown form {to!r}; {did_you_mean(to, forms)}")
     rule = load_any(program)
     if not rule.schedule and (reason := reject_reason(flow(rule))):
         raise ConfigError(f"{program} is no optimizer: it {reason}")
     if out is not None and out.suffix == ".opt":
-        raise ConfigError(f"{out} is a program's name, and this would write Python; name a .py file")
+        form, suffix = ("LaTeX", ".tex") if to == "latex" else ("Python", ".py")
+        raise ConfigError(f"{out} is a program's name, and this would write {form}; name a {suffix} file")
     _write(forms[to](rule), out, force)
 
 

@@ -21,9 +21,9 @@ class Op:
 
     `meaning` takes and returns arrays of one tensor for an elementwise row and for one with a `shape` rule; for a
     reduction it takes the list of arrays over which it reduces (one array for a result per tensor, all of them
-    for a global result). `torch`, `c` and `triton` are spellings with {0}, {1}, {2} and x, y, z for the arguments,
-    `foreach` the name of torch's multi-tensor form. A row with `expand` has no meaning or spelling of its own:
-    it is an expression over other rows, replaced before a program is run; it may read t. `cost` is operations
+    for a global result). `torch`, `jax`, `c` and `triton` are spellings with {0}, {1}, {2} and x, y, z for the
+    arguments, `foreach` the name of torch's multi-tensor form. A row with `expand` has no meaning or spelling of its
+    own: it is an expression over other rows, replaced before a program is run; it may read t. `cost` is operations
     per element.
 
     `shape` is the rule of a matrix row, as in "a b, b c -> a c": letters are axes that must agree, O I S L the
@@ -35,6 +35,7 @@ class Op:
     arity: int
     meaning: Callable[..., Any] | None
     torch: str = ""
+    jax: str = ""
     c: str = ""
     triton: str = ""  # where it is not C's, see `in_triton`
     foreach: str = ""

@@ -14,7 +14,7 @@ from .kind import Kind
 from .ops import OPS
 from .passes import Pass, Passes
 from .program import FIRST, Arg, Const, G, Program, T, W
-from .torch_source import choose_names
+from .source import choose_names
 
 _WORDS = (
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
@@ -49,7 +49,7 @@ class _CSource:
     def __init__(self, program: Program, given: Mapping[int, str]) -> None:
         self.plan = Passes(program)
         self.program, self.flow, self.given = program, self.plan.flow, given
-        self.names = choose_names(self.flow, given, _TAKEN) | {W: "w", G: "g"} | dict(given)
+        self.names = choose_names(self.flow, {W: "w", G: "g"} | dict(given), given, _TAKEN)
         states = [FIRST + i for i, _ in self.flow.states]
         self.tensors = [s for s in states if self.flow.kinds[s] is Kind.TENSOR]
         self.singles = [s for s in states if self.flow.kinds[s] is not Kind.TENSOR]

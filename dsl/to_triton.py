@@ -177,8 +177,8 @@ class _Writer:
                 host[value] = None
         return host
 
-    def _choose_names(self, given: Mapping[int, str]) -> dict[int, str]:
-        names = {W: "w", G: "g", **{value: RESERVED[value] for value in self.inputs if value < FIRST}}
+    def _choose_names(self, given: Mapping[int, str]) -> dict[Arg, str]:
+        names: dict[Arg, str] = {W: "w", G: "g", **{value: RESERVED[value] for value in self.inputs if value < FIRST}}
         taken = {*_TAKEN, *TORCH_TAKEN, *_helpers(), *(more for name in names.values() for more in _family(name))}
         for value in (*self.flow.hypers, *self.states, *self.singles, *self.nodes):
             wanted = given.get(value) or self.flow.labels.get(value) or f"t{value - self.flow.first_node}"

@@ -6,66 +6,30 @@ a 0-d tensor or a Python number. Ops with a `torch._foreach_*` form use it; the 
 
 from __future__ import annotations
 
-import ast
 import builtins
-import keyword
-from collections.abc import Collection, Mapping, Sequence
-from functools import cache
-from importlib import resources
+from collections.abc import Sequence
 
 from .flow import Flow, Node, flow
 from .kind import Kind
 from .kinds import axis_of
 from .ops import OPS
 from .program import FIRST, RESERVED, Arg, Const, G, Program, W
+from .source import called_helpers, choose_names, early_numbers, guards_of, helpers
 
 _INPUTS = {slot: name for slot, name in enumerate(RESERVED)} | {W: "params", G: "grads"}
 _ELEMENT = {W: "w", G: "g"}
-_HEAVY = 50  # cost of a row from which it is worth asking whether its result is read at this step
+_HELPERS = "torch_helpers.py"
 #: Spelled with operators, which take Python numbers beside tensors; torch's functions take tensors alone.
 _TAKES_NUMBERS = {"add", "subtract", "multiply", "interp", "less", "less_equal", "greater", "greater_equal"}
 
 
-@cache
-def _helpers() -> dict[str, str]:
-    """The text of each function that torch spellings call, by name."""
-    text = resources.files(__package__).joinpath("torch_helpers.py").read_text("utf-8")
-    functions = (x for x in ast.parse(text).body if isinstance(x, ast.FunctionDef))
-    return {f.name: ast.get_source_segment(text, f) or "" for f in functions}
-
-
 def helpers_of(lines: Sequence[str]) -> list[str]:
-    """The texts of the functions that these lines call, and of those that these call, for a file of its own."""
-    wanted: list[str] = []
-    todo = list(lines)
-    while todo:
-        line = todo.pop()
-        called = [name for name in _helpers() if f"{name}(" in line and name not in wanted]
-        wanted += called
-        todo += [_helpers()[name] for name in called]
-    return [text for name, text in _helpers().items() if name in wanted]
+    """The texts of the helpers that these lines call, for a file of its own."""
+    return called_helpers(_HELPERS, lines)
 
 
 _TAKEN = {*_INPUTS.values(), *_ELEMENT.values(), "torch", "math", "dtype", "self", "len", "sum", "zip", "x", "y", "z",
-          "i", "draw", "workers", "inputs", "states", *_helpers(), *dir(builtins)}  # fmt: skip
-
-
-def choose_names(live: Flow, given: Mapping[int, str], taken: Collection[str]) -> dict[int, str]:
-    """A name for each state, hyperparameter and node: as given, else the program's, else a new one."""
-    names: dict[int, str] = {}
-    used = {*taken, *given.values()}
-    for value in range(FIRST, live.first_node + len(live.nodes)):
-        if value in given:
-            names[value] = given[value]
-            continue
-        wanted = live.labels.get(value) or f"t{value - live.first_node}"
-        name, number = wanted, 1
-        while name in used or keyword.iskeyword(name):
-            number += 1
-            name = f"{wanted}{number}"
-        used.add(name)
-        names[value] = name
-    return names
+          "i", "draw", "workers", "inputs", "states", *helpers(_HELPERS), *dir(builtins)}  # fmt: skip
 
 
 class TorchSource:
@@ -78,10 +42,10 @@ class TorchSource:
     def __init__(self, program: Program, hypers: dict[int, str] | None = None) -> None:
         self.program = program
         self.flow: Flow = flow(program, expand=True)
-        self.names = _INPUTS | choose_names(self.flow, hypers or {}, _TAKEN)
+        self.names = choose_names(self.flow, _INPUTS, hypers or {}, _TAKEN)
         self.lines: list[str] = []
-        early = _early(self.flow)
-        guards = _guards(self.flow, early)
+        early = early_numbers(self.flow)
+        guards = guards_of(self.flow, early)
         numbers = range(self.flow.first_node, self.flow.first_node + len(self.flow.nodes))
         for number in sorted(numbers, key=lambda n: n not in early):
             node = self.flow.nodes[number - self.flow.first_node]
@@ -207,51 +171,6 @@ class TorchSource:
         over = lists[0] if len(lists) == 1 else f"zip({', '.join(lists)})"
         variables = ", ".join("xyz"[: len(lists)])
         return f"[{_spelling(node).format(*elements)} for {variables} in {over}]"
-
-
-def _early(live: Flow) -> set[Arg]:
-    """Single numbers that depend on no tensor."""
-    early: set[Arg] = set()
-    for number, node in enumerate(live.nodes, live.first_node):
-        inputs = [a for a in node.args if isinstance(a, int)]
-        known = all(a in early or (a < live.first_node and live.kind(a) is Kind.GLOBAL) for a in inputs)
-        if known and node.kind is Kind.GLOBAL:
-            early.add(number)
-    return early
-
-
-def _guards(live: Flow, early: set[Arg]) -> dict[int, tuple[tuple[Arg, bool], ...]]:
-    """Value -> the conditions under which it is read, where it is costly to make or made from such.
-
-    A choice by one number, as `every` makes, reads one of its branches alone.
-    """
-    if not any(OPS[n.op].needs_matrix and OPS[n.op].cost >= _HEAVY for n in live.nodes):
-        return {}
-    uses: dict[Arg, list[tuple[tuple[Arg, bool], ...]]] = {}
-    for end in (live.update, *(e for _, e in live.states)):
-        uses.setdefault(end, []).append(())
-    guards: dict[int, tuple[tuple[Arg, bool], ...]] = {}
-    for number in reversed(range(live.first_node, live.first_node + len(live.nodes))):
-        node = live.nodes[number - live.first_node]
-        own = _common(uses.get(number, [()])) if node.kind is not Kind.GLOBAL else ()
-        if own:
-            guards[number] = own
-        chooses = node.op == "where" and node.args[0] in early
-        same = chooses and live.kind(node.args[1]) is live.kind(node.args[2]) is node.kind
-        for position, arg in enumerate(node.args):
-            branch = ((node.args[0], position == 1),) if same and position else ()
-            uses.setdefault(arg, []).append((*own, *branch))
-    return guards
-
-
-def _common(guards: Sequence[tuple[tuple[Arg, bool], ...]]) -> tuple[tuple[Arg, bool], ...]:
-    """The conditions with which all begin."""
-    shared = []
-    for each in zip(*guards, strict=False):
-        if any(one != each[0] for one in each):
-            break
-        shared.append(each[0])
-    return tuple(shared)
 
 
 def _plain_division(node: Node) -> bool:

@@ -255,6 +255,8 @@ def test_inspect_and_export_take_rows_of_a_run(home, monkeypatch):
     assert stepsmith("inspect", "runs/1:0", cwd=folder).stdout.split("\n")[0].startswith("def momentum(")
     done = stepsmith("export", "runs/1:best", "--to", "torch", "-o", "found.py", cwd=folder)
     assert done.stdout == "wrote found.py\n"
+    assert r"\begin{align*}" in stepsmith("export", "runs/1:best", "--to", "latex", cwd=folder).stdout
+    assert "optax.chain(" in stepsmith("export", "runs/1:best", "--to", "optax", cwd=folder).stdout
     spec = importlib.util.spec_from_file_location("found", folder / "found.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "found", module)
@@ -306,6 +308,10 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("search", "--strategy", "evolve") == "strategy: unknown strategy 'evolve'; did you mean 'evolution'?"
     assert "--steps" in fails("search", "--stepz", "3")
     assert fails("export", "lion", "--to", "troch") == "unknown form 'troch'; did you mean 'torch'?"
+    reason = "adam8bit cannot be exported to optax: it keeps a state in a codec"
+    assert fails("export", "adam8bit", "--to", "optax") == reason
+    wrong = "lion.opt is a program's name, and this would write LaTeX; name a .tex file"
+    assert fails("export", "lion", "--to", "latex", "-o", "lion.opt") == wrong
     Path("mine.py").write_text("precious")
     assert fails("export", "lion", "-o", "mine.py") == "mine.py is there already; --force writes over it"
     assert Path("mine.py").read_text() == "precious"
