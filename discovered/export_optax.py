@@ -49,11 +49,11 @@ def export_optax(program: Program, name: str | None = None) -> str:
     hold: a schedule, codecs, oracles, noise.
 
     >>> text = export_optax(Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g"))
-    >>> print(text[text.index("def sgd") :].split('\"\"\"')[2].strip())
-    return optax.chain(
-        scale_by_sgd(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    >>> print(text[text.index("    return optax.chain") :].rstrip())
+        return optax.chain(
+            scale_by_sgd(),
+            optax.scale_by_learning_rate(learning_rate),
+        )
     """
     if reason := beyond_optax(program):
         raise ProgramError(f"{program.name} cannot be exported to optax: it {reason}")
