@@ -15,6 +15,8 @@ from ..program import Program
 Floats: TypeAlias = NDArray[np.float64]
 SHAPES: tuple[tuple[int, ...], ...] = ((4,), (2, 3), (3,))
 _MORE = 120  # digits that tell a difference from noise around an irrational 0
+_ROUNDED = 1e-12  # what rounding log(0.9) to a float64 once may change
+_OWN = 1e3  # times what rounding its own constants does to a program, a difference is its conditioning
 
 
 class Agreement(Enum):
@@ -52,8 +54,9 @@ def agreement(a: Program, b: Program, seed: int, count: int = 20, tolerance: flo
     """Compares two programs without a route over some steps, each element of every update.
 
     Elements agree in float64 when they differ by less than `tolerance` of their size, or of a billionth of the largest
-    of the step. Where float64 disagrees, both are run in 60-digit arithmetic, where they must agree to 1e-30; what
-    differs there and less so with twice the digits is rounding.
+    of the step. Where float64 disagrees, both are run in 60-digit arithmetic, where they must agree to 1e-12, because
+    functions of numbers are worked out in float64; what differs there and less so with twice the digits is rounding.
+    Undecided is what differs by no more than a program does from itself with its constants rounded to binary numbers.
     """
     x, y = run(a, seed, count), run(b, seed, count)
     if x.tobytes() == y.tobytes() or (np.array_equal(x, y, equal_nan=True) and not _unlike_zeros(x, y)):
@@ -63,11 +66,14 @@ def agreement(a: Program, b: Program, seed: int, count: int = 20, tolerance: flo
     from ..extended import OutOfReach
 
     try:
-        if _close_extended(a, b, seed, count, 60) or _close_extended(a, b, seed, count, _MORE):
-            return Agreement.EXTENDED
+        for digits in (60, _MORE):
+            apart = _apart(a, b, seed, count, digits)
+            if apart <= _ROUNDED:
+                return Agreement.EXTENDED
+        own = _apart(a, a, seed, count, _MORE, rounded=True)
     except OutOfReach:
         return Agreement.UNDECIDED
-    return Agreement.UNEQUAL
+    return Agreement.UNDECIDED if apart <= _OWN * own else Agreement.UNEQUAL
 
 
 def _unlike_zeros(x: Floats, y: Floats) -> bool:
@@ -83,12 +89,14 @@ def _close(x: Floats, y: Floats, tolerance: float) -> bool:
     return bool((near | (x == y) | (np.isnan(x) & np.isnan(y))).all())
 
 
-def _close_extended(a: Program, b: Program, seed: int, count: int, digits: int) -> bool:
+def _apart(a: Program, b: Program, seed: int, count: int, digits: int, rounded: bool = False) -> float:
+    """The largest relative difference; with `rounded` the second program has the binary numbers next to its own."""
     import mpmath  # type: ignore[import-untyped]
 
     from ..extended import Extended
 
-    runners = [Extended(p, SHAPES, digits=digits) for p in (a, b)]
+    runners = [Extended(a, SHAPES, digits=digits), Extended(b, SHAPES, digits=digits, exact=not rounded)]
+    worst = 0.0
     for step in steps(seed, count):
         left, right = (runner.step(*step) for runner in runners)  # type: ignore[arg-type]
         pairs = [
@@ -99,7 +107,7 @@ def _close_extended(a: Program, b: Program, seed: int, count: int, digits: int) 
             if p == q or (mpmath.isnan(p) and mpmath.isnan(q)):
                 continue
             if not (mpmath.isfinite(p) and mpmath.isfinite(q)):
-                return False
-            if abs(p - q) > mpmath.mpf(10) ** (-digits // 2) * max(abs(p), largest * mpmath.mpf(10) ** -9):
-                return False
-    return True
+                return np.inf
+            size = max(abs(p), largest * mpmath.mpf(10) ** -9)
+            worst = max(worst, float(abs(p - q) / size) if size else np.inf)
+    return worst
