@@ -91,6 +91,37 @@ for name in sys.argv[1:]:
 """
 
 
+SPECIALIZES = """
+import sys
+import torch, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.runtime.jit import create_function_from_signature
+from stepsmith.discovered import load
+from stepsmith.dsl.to_triton import triton_step
+
+program = load("c_adamw")
+step = triton_step(program, {v: f"h{v}" for v in range(program.first_hyper, program.first_local)})
+kernel = step.__globals__["_pass_1"]
+bind = create_function_from_signature(kernel.signature, kernel.params, CUDABackend(GPUTarget("cuda", 90, 32)))
+
+def key(count, number, held=None):
+    types = {"table": torch.int64, "programs": torch.int32, "sums": torch.float64}
+    given = {name: torch.zeros(4, dtype=dtype) for name, dtype in types.items()}
+    given |= {"count": count, "held": held, "grad_scale": held, "found_inf": None, "maximize": False}
+    return str(bind(*(given.get(name, tl.float32 if name in ("real",) or name.endswith("_type") else number)
+                      for name in kernel.arg_names))[1])
+
+print(len({key(count, number) for count in (1, 2, 16, 17) for number in (0.0, 1.0, 0.3)}),
+      len({key(1, 0.0, torch.zeros(5)[i:]) for i in (0, 1)}), len({key(1, 0.0), key(1, 0.0, torch.zeros(4))}))
+"""
+
+
+def test_nothing_is_compiled_again_for_other_numbers():
+    """Triton's key of a launch for other numbers of tensors, other rates, and scales at other addresses."""
+    assert python("-c", SPECIALIZES, TRITON_INTERPRET="0").split() == ["1", "1", "2"]
+
+
 def test_compiled_for_a_gpu(tmp_path):
     """All rows, and some rules, whose loads and stores of full chunks are wide."""
     output = python("-c", COMPILES, *RULES, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
