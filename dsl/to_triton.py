@@ -59,7 +59,7 @@ def triton_source(program: Program, names: Mapping[int, str]) -> str:
     Raises ProgramError where `fusable` is false.
 
     >>> text = triton_source(Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g"), {})
-    >>> print(text[text.index("            t0 =") : text.index("def step")].strip())
+    >>> print(text[text.index("            t0 =") : text.index("def _numbers")].strip())
     t0 = lr * g
                 tl.store(to_w, w - t0, mask=inside)
     """
@@ -417,11 +417,11 @@ _DOC = '''
 """One step, in place; gradients stay as they are.
 
 Args:
-    params, grads: Lists of tensors with one memory layout; the parameters of one dtype, the gradients of one.
+    params, grads: Lists of tensors, each of one dtype; a parameter and what goes with it are laid out alike.
     states: For each state that is a tensor, a list of tensors, of one dtype.
     singles: For each state that is a number, a list of 0-d tensors, one for each parameter.
     steps: Counts of steps, this one included: 0-d float32 tensors, read on the device if `numbers` has no "t".
-    numbers: By name, floats or tensors with one number. On the device they are read there.
+    numbers: By name, floats or tensors with one number; those on the device are read there.
     maximize: Climb instead of descend.
     grad_scale: Divides the gradients; a tensor with one number on the device.
     found_inf: Likewise; unless it is 0 nothing is written.
