@@ -59,7 +59,7 @@ def triton_source(program: Program, names: Mapping[int, str]) -> str:
     Raises ProgramError where `fusable` is false.
 
     >>> text = triton_source(Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g"), {})
-    >>> print(text[text.index("            t0 =") : text.index("def step")].strip())
+    >>> print(text[text.index("            t0 =") : text.index("def _numbers")].strip())
     t0 = lr * g
                 tl.store(to_w, w - t0, mask=inside)
     """
@@ -230,10 +230,13 @@ class _Writer:
         """The module."""
         lines: list[str] = []
         calls = []
-        for number, one in enumerate(self.passes.passes):
-            body = self._body(one)
+        bodies = [self._body(one) for one in self.passes.passes]  # now it is known what is passed
+        for number, body in enumerate(bodies):
             takes = self._takes(body)
-            declared = ", ".join(_declared(name, name in self.passed) for name in takes)
+            values = [f"{name}: tl.float64" for name in self.passed]
+            declared = ", ".join(
+                part for name in takes for part in [_declared(name), *(values if name == "held" else [])]
+            )
             lines += [f"@triton.jit({_NOT_SPECIALIZED})", f"def _pass_{number}({declared}):", *indent(body), "", ""]
             calls.append(f"_pass_{number}[grid]({', '.join(takes.values())}, **_OPTIONS)")
         lines += [*self._numbers(), "", ""] if self.passed else []
@@ -245,7 +248,7 @@ class _Writer:
         for group, values in (("states", self.states), ("singles", self.singles)):
             dtypes.update({f"{self.names[value]}_type": f"{group}[{i}]" for i, value in enumerate(values)})
         names = {name: f"plan.{name}" for name in ("table", "programs", "counters")}
-        names |= {name: name for name in ("sums", "partials", "count", "held", *self.passed)}
+        names |= {"sums": "sums", "partials": "partials", "count": "count", "held": "held, *values"}
         names |= {name: name for name in ("grad_scale", "found_inf", "maximize", "real")}
         names |= {name: f"_TYPES[{tensors}[0].dtype]" for name, tensors in dtypes.items()}
         words = set(re.findall(r"\w+", "\n".join(body)))
@@ -375,35 +378,31 @@ class _Writer:
 
     def _numbers(self) -> list[str]:
         """The function that works out what kernels take of single numbers."""
-        inputs = [self.names[v] for v in self.inputs]
         nodes = [v for v in self.host if v in self.nodes]
+        exact = any(self.nodes[v].op not in _PLAIN for v in nodes)
         lines = ['"""Single numbers that need no tensor."""']
-        if any(self.nodes[v].op not in _PLAIN for v in nodes):
-            listed = ", ".join(inputs) + ("," if len(inputs) == 1 else "")
-            lines.append(f"{listed} = [torch.as_tensor(x, dtype=torch.float64) for x in ({listed})]")
+        for value in self.inputs:
+            given = f'numbers["{self.keys[value]}"]'
+            given = f"torch.as_tensor({given}, dtype=torch.float64)" if exact else given
+            lines.append(f"{self.names[value]} = {given}")
         body = [f"{self.names[v]} = {self.source.spell(self.nodes[v])}" for v in nodes]
         lines += ["dtype = torch.float64"] if any("dtype)" in line for line in body) else []
-        return [
-            f"def _numbers({', '.join(inputs)}):",
-            *indent([*lines, *body, f"return [{', '.join(self.passed.values())}]"]),
-        ]
+        results = ", ".join(self.passed.values())
+        results = f"({results},)" if len(self.passed) == 1 else results
+        return ["def _numbers(numbers):", *indent([*lines, *body, f"return {results}"])]
 
     def _step(self, calls: Sequence[str]) -> list[str]:
         counts = T in self.inputs
         body = [*_DOC.splitlines(), "if not params:", "    return", "device, count = params[0].device, len(params)"]
         body += ["real = _TYPES[torch.promote_types(params[0].dtype, torch.float32)]"]
-        body += ['t = numbers.get("t")'] if counts else []
-        singles = "singles if t is not None else [*singles, steps]" if counts else "singles"
+        singles = 'singles if "t" in numbers else [*singles, steps]' if counts else "singles"
         body += [f"plan = _plan([params, grads, *states], {singles})", "grid = (len(plan.programs),)"]
         body += ["if not grid[0]:", "    return"]
         inner = []
         if counts:
             row = _PARAMS + len(self.memory)
-            inner += ["if t is None:", f"    t = _counts(plan, {row}, count)"]
-        if self.passed:
-            given = ", ".join("t" if v == T else f'numbers["{self.keys[v]}"]' for v in self.inputs)
-            passed = ", ".join(self.passed) + ("," if len(self.passed) == 1 else "")
-            inner += [f"held, ({passed}) = _values(_numbers, [{given}], count, device)"]
+            inner += ['if "t" not in numbers:', f'    numbers = {{**numbers, "t": _counts(plan, {row}, count)}}']
+        inner += ["held, values = _values(_numbers, numbers, count, device)"] if self.passed else []
         if self.reductions:
             most = max(len(one.reductions) for one in self.passes.passes)
             for name, size in (("sums", _times(len(self.reductions), "count")), ("partials", _times(most, "grid[0]"))):
@@ -418,11 +417,11 @@ _DOC = '''
 """One step, in place; gradients stay as they are.
 
 Args:
-    params, grads: Lists of tensors with one memory layout; the parameters of one dtype, the gradients of one.
+    params, grads: Lists of tensors, each of one dtype; a parameter and what goes with it are laid out alike.
     states: For each state that is a tensor, a list of tensors, of one dtype.
     singles: For each state that is a number, a list of 0-d tensors, one for each parameter.
     steps: Counts of steps, this one included: 0-d float32 tensors, read on the device if `numbers` has no "t".
-    numbers: By name, floats or tensors with one number. On the device they are read there.
+    numbers: By name, floats or tensors with one number; those on the device are read there.
     maximize: Climb instead of descend.
     grad_scale: Divides the gradients; a tensor with one number on the device.
     found_inf: Likewise; unless it is 0 nothing is written.
@@ -453,9 +452,7 @@ def _times(number: int, length: str) -> str:
     return length if number == 1 else f"{number} * {length}"
 
 
-def _declared(name: str, number: bool) -> str:
-    if number:
-        return f"{name}: tl.float64"
+def _declared(name: str) -> str:
     return f"{name}: tl.constexpr" if name in ("real", "maximize") or name.endswith("_type") else name
 
 

@@ -104,17 +104,17 @@ def _counts(plan, row, count):
     return out
 
 
-def _values(function, inputs, count, device):
-    """Results of a function of single numbers, as floats; where an input is on the device, as a table there."""
-    if not any(isinstance(x, torch.Tensor) and x.device == device for x in inputs):
-        return None, [float(x) for x in function(*map(float, inputs))]
-    there = [
-        x.to(device, torch.float64).reshape(-1)
+def _values(function, numbers, count, device):
+    """Results of a function of single numbers, as floats; of numbers on the device as a table there."""
+    if not any(isinstance(x, torch.Tensor) and x.device == device for x in numbers.values()):
+        return None, [float(x) for x in function({name: float(x) for name, x in numbers.items()})]
+    there = {
+        name: x.to(device, torch.float64).reshape(-1)
         if isinstance(x, torch.Tensor)
         else torch.full((1,), x, dtype=torch.float64, device=device)
-        for x in inputs
-    ]
-    held = torch.stack([x.expand(count) for x in function(*there)])
+        for name, x in numbers.items()
+    }
+    held = torch.stack([x.expand(count) for x in function(there)])
     return held, [0.0] * len(held)
 
 
@@ -135,7 +135,7 @@ _captured = []  # what CUDA graphs read, as long as they may be replayed
 
 
 def _plan(tensors, singles):
-    """The plan of some lists of tensors and of single numbers, copied to the device where something has moved."""
+    """The plan of lists of tensors and of single numbers, copied to the device where something moved."""
     params = tensors[0]
     addresses = tuple([x.data_ptr() for each in (*tensors, *singles) for x in each])
     sizes = tuple([x.numel() for x in params])
@@ -177,6 +177,6 @@ def _programs(sizes, aligned):
 
 
 def _upload(x, device):
-    """A tensor as it is copied from, and on the device; from pinned memory, so that the host does not wait."""
+    """A tensor to copy from, and its copy on the device; pinned, so that the host does not wait."""
     x = x.pin_memory() if device.type == "cuda" else x
     return x, x.to(device, non_blocking=True)

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from stepsmith.discovered import load
+from stepsmith.discovered import entries
 from stepsmith.dsl import Program, ProgramError
 from stepsmith.dsl.layout import WIDTH
+from stepsmith.dsl.passes import fusable
 from stepsmith.dsl.to_triton import triton_source
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 HERE = Path(__file__).parent
+ZOO = [e.program for e in entries() if fusable(e.program) and not e.program.schedule]
 RULES = ("lion", "adamw", "c_adamw", "nadam", "stable_spam")
 
 
@@ -91,6 +93,37 @@ for name in sys.argv[1:]:
 """
 
 
+SPECIALIZES = """
+import sys
+import torch, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.runtime.jit import create_function_from_signature
+from stepsmith.discovered import load
+from stepsmith.dsl.to_triton import triton_step
+
+program = load("c_adamw")
+step = triton_step(program, {v: f"h{v}" for v in range(program.first_hyper, program.first_local)})
+kernel = step.__globals__["_pass_1"]
+bind = create_function_from_signature(kernel.signature, kernel.params, CUDABackend(GPUTarget("cuda", 90, 32)))
+
+def key(count, number, held=None):
+    types = {"table": torch.int64, "programs": torch.int32, "sums": torch.float64}
+    given = {name: torch.zeros(4, dtype=dtype) for name, dtype in types.items()}
+    given |= {"count": count, "held": held, "grad_scale": held, "found_inf": None, "maximize": False}
+    return str(bind(*(given.get(name, tl.float32 if name == "real" or name.endswith("_type") else number)
+                      for name in kernel.arg_names))[1])
+
+print(len({key(count, number) for count in (1, 2, 16, 17) for number in (0.0, 1.0, 0.3)}),
+      len({key(1, 0.0, torch.zeros(5)[i:]) for i in (0, 1)}), len({key(1, 0.0), key(1, 0.0, torch.zeros(4))}))
+"""
+
+
+def test_nothing_is_compiled_again_for_other_numbers():
+    """Triton's key of a launch for other numbers of tensors, other rates, and scales at other addresses."""
+    assert python("-c", SPECIALIZES, TRITON_INTERPRET="0").split() == ["1", "1", "2"]
+
+
 def test_compiled_for_a_gpu(tmp_path):
     """All rows, and some rules, whose loads and stores of full chunks are wide."""
     output = python("-c", COMPILES, *RULES, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
@@ -101,9 +134,8 @@ def test_compiled_for_a_gpu(tmp_path):
     assert {name for name, _ in wide} == set(RULES)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_the_text_is_as_a_formatter_leaves_it(name):
-    program = load(name)
+@pytest.mark.parametrize("program", ZOO, ids=lambda program: program.name)
+def test_the_text_is_as_a_formatter_leaves_it(program):
     text = triton_source(program, {v: program.name_of(v) for v in range(program.first_hyper, program.first_local)})
     command = ["ruff", "format", "--isolated", "--line-length", str(WIDTH), "-"]
     shown = subprocess.run([sys.executable, "-m", *command], input=text, check=True, capture_output=True, text=True)
