@@ -212,6 +212,13 @@ def test_a_product_of_masks_is_not_one_minus_a_mask():
     assert agreement(program, simplify(program), seed=0) is not Agreement.UNEQUAL
 
 
+def test_a_sign_that_is_read_elsewhere_stays_where_it_is():
+    """Found by random programs: -(x * arcsin(-x)) for y * arcsin(y) with y = -x was a statement longer."""
+    program = Program.parse("def f(w, g, m, lr):\n  y = -min(m, g)\n  u = y * arcsin(y)\n  return u * lr, u")
+    for level in ("exact", "algebraic"):
+        assert len(simplify(program, level).statements) <= len(program.statements)
+
+
 # --- pairs that were written without a look at the rules -------------------------------------------------
 
 

@@ -99,6 +99,8 @@ def _rows(program: Program) -> Iterator[str]:
 
 def _part(program: Program, level: str) -> Program:
     best, unfolded = exact(program), exact(program, patterns=False)
+    if len(best.statements) > len(unfolded.statements):  # (-a) * b is -(a * b), longer where -a is read elsewhere
+        best = unfolded
     if level == EXACT or any(s.op == REPEAT for s in program.statements):
         return best
     for _ in range(_ROUNDS):
