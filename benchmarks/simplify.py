@@ -96,9 +96,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--label", default="now", help="what to record the rows under: a commit")
     parser.add_argument("--also", nargs="*", default=[], help="commits with the same simplifier, whose rows count too")
+    parser.add_argument("--again", nargs="*", type=int, default=[], help="chunks to run once more; the last row counts")
     given = parser.parse_args()
     labels = [*given.also, given.label]
     done = {row["chunk"] for row in rows(labels)}
+    done -= set(given.again)
     todo = [i for i in range(-(-given.count // CHUNK)) if i not in done]
     with ProcessPoolExecutor(given.workers) as pool:
         for row in pool.map(partial(chunk, commit=given.label), todo):
