@@ -366,7 +366,7 @@ _FLAG_DOCS = """\
     foreach: True: torch's multi-tensor functions; False: a tensor at a time.
     capturable: Counts of steps live on the device, so that a CUDA graph can hold a step.
     differentiable: Steps are part of the graph of gradients; then they are not fused.
-    fused: One compiled kernel over all tensors. None: where there is one and nothing else is asked for.
+    fused: One compiled kernel over all tensors. None: on CPUs, where there is one and nothing else is asked for.
     state_dtype: Of states that hold a tensor per parameter; None: that of the parameter.
     rounding: Of bfloat16 and float16 weights: "nearest", "stochastic" (bfloat16), or "kahan", which keeps what
         rounding lost in one more state.""".splitlines()

@@ -137,8 +137,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step_together(self, group, params):
         fused = group["fused"]
-        if fused is None:
-            fused = not (group["foreach"] is not None or group["differentiable"] or torch.compiler.is_compiling())
+        if fused is None:  # kernels for GPUs are asked for by name until they have been measured on one
+            asked = group["foreach"] is not None or group["differentiable"] or torch.compiler.is_compiling()
+            fused = not asked and params[0].device.type == "cpu"
         if fused and self._step_fused(group, params):
             return
         if not self._unscaled():
