@@ -417,10 +417,10 @@ _DOC = '''
 """One step, in place; gradients stay as they are.
 
 Args:
-    params, grads: Lists of tensors, each of one dtype; a parameter and what goes with it are laid out alike.
+    params, grads: Lists of tensors, each of one dtype; a parameter and what goes with it have one layout.
     states: For each state that is a tensor, a list of tensors, of one dtype.
     singles: For each state that is a number, a list of 0-d tensors, one for each parameter.
-    steps: Counts of steps, this one included: 0-d float32 tensors, read on the device if `numbers` has no "t".
+    steps: Counts of steps with this one, 0-d float32 tensors on the device; read if `numbers` has no "t".
     numbers: By name, floats or tensors with one number; those on the device are read there.
     maximize: Climb instead of descend.
     grad_scale: Divides the gradients; a tensor with one number on the device.

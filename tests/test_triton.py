@@ -140,6 +140,7 @@ def test_the_text_is_as_a_formatter_leaves_it(program):
     command = ["ruff", "format", "--isolated", "--line-length", str(WIDTH), "-"]
     shown = subprocess.run([sys.executable, "-m", *command], input=text, check=True, capture_output=True, text=True)
     assert shown.stdout == text
+    assert max(map(len, text.splitlines())) <= WIDTH
 
 
 def test_what_is_no_kernel_is_refused():
