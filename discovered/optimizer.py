@@ -65,19 +65,27 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict):
         """Loads what `state_dict` gave; states keep `state_dtype`, where torch would cast them to the parameter's."""
-        loaded = []
-        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given))
+        given = []  # as other hooks before the load left it; other hooks after it see what stays
+        before = self.register_load_state_dict_pre_hook(lambda _, loaded: given.append(loaded))
+        after = self.register_load_state_dict_post_hook(lambda _: self._restore(given[-1]), prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        saved = [i for group in loaded[-1]["param_groups"] for i in group["params"]]
+            before.remove()
+            after.remove()
+
+    def _restore(self, given):
+        """States as they were saved, in their own dtypes; counts of steps as the kernels read them."""
+        saved = [i for group in given["param_groups"] for i in group["params"]]
         own = [(p, group) for group in self.param_groups for p in group["params"]]
         for index, (p, group) in zip(saved, own, strict=True):
-            for name, value in loaded[-1]["state"].get(index, {}).items():
+            state = self.state[p] if index in given["state"] else {}
+            for name, value in given["state"].get(index, {}).items():
                 dtype = self._dtype_of(name, p, group)
-                if dtype is not None and self.state[p][name].dtype != dtype:
-                    self.state[p][name] = value.to(device=self.state[p][name].device, dtype=dtype)
+                if name == "step":
+                    state[name] = torch.as_tensor(value, dtype=torch.float32, device=_place_of_count(group, p))
+                elif dtype is not None and state[name].dtype != dtype:
+                    state[name] = value.to(device=state[name].device, dtype=dtype)
 
     def _dtype_of(self, name, p, group):
         """The dtype of a state; None for what is not cast."""
@@ -111,6 +119,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for p in params:
             if p not in self.state or not self.state[p]:
                 self._init_state(group, p)
+            if _keeps_lost(group, p) and "lost" not in self.state[p]:
+                self.state[p]["lost"] = torch.zeros_like(_real(p), memory_format=torch.preserve_format)
             if p.numel():
                 buckets.setdefault((p.device, p.dtype, p.grad.dtype), []).append(p)
         return buckets.values()
@@ -118,14 +128,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _init_state(self, group, p):
         state, real = self.state[p], _real(p)
         if self._counts:
-            on_device = group["capturable"] or (group["fused"] and p.device.type != "cpu")
-            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
+            state["step"] = torch.zeros((), dtype=torch.float32, device=_place_of_count(group, p))
         for name in self._tensors:
             state[name] = torch.zeros_like(real, dtype=group["state_dtype"], memory_format=torch.preserve_format)
         for name, _ in self._singles:
             state[name] = torch.zeros((), dtype=_precision(p), device=p.device)
-        if group["rounding"] == "kahan" and real.dtype in _SHORT:
-            state["lost"] = torch.zeros_like(real, memory_format=torch.preserve_format)
 
     @property
     def _counts(self):
@@ -225,7 +232,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         rows = [params, [p.grad for p in params]]
         names = [*self._tensors, *(name for name, _ in self._singles)]
-        names += ["lost"] if "lost" in states[0] else []
+        lost = _keeps_lost(group, params[0])
+        names += ["lost"] if lost else []
         rows += [[s[name] for s in states] for name in names]
         if not plain:
             rows = [[x.to_local() if hasattr(x, "to_local") else x for x in row] for row in rows]
@@ -236,7 +244,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             if not all(_is_dense(p) for p in w):
                 return None
             rows[1] = [_laid_out(g, p) for g, p in zip(rows[1], w, strict=True)]
-            count = len(self._tensors) + ("lost" in states[0])
+            count = len(self._tensors) + lost
             tensors = [row for row, name in zip(rows[2:], names, strict=True) if name not in dict(self._singles)]
             if not all(x.stride() == p.stride() for row in tensors[:count] for x, p in zip(row, w, strict=True)):
                 return None
@@ -291,6 +299,17 @@ _SPARSE = (
     "{} does not take sparse gradients; use torch.optim.SparseAdam for these parameters, or make the layer with "
     "sparse=False"
 )
+
+
+def _place_of_count(group, p):
+    """The device on which a parameter's steps are counted."""
+    on_device = group["capturable"] or (group["fused"] and p.device.type != "cpu")
+    return p.device if on_device else torch.device("cpu")
+
+
+def _keeps_lost(group, p):
+    """Whether what rounding loses is kept beside a parameter."""
+    return group["rounding"] == "kahan" and p.dtype in _SHORT
 
 
 def _real(x):
