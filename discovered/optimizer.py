@@ -164,7 +164,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """What the rule reads beside tensors, in its order; `step` is the count with this step."""
         found = {"t": step, "progress": step / group["total_steps"] if "progress" in self._numbers else None}
         found.update(zip(self._betas, group.get("betas", ()), strict=True))
-        return [found[name] if name in found else group[name] for name in self._numbers]
+        values = [found[name] if name in found else group[name] for name in self._numbers]
+        return [x.reshape(()) if isinstance(x, torch.Tensor) else x for x in values]
 
     # --- with torch's own functions ---
 
@@ -230,7 +231,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not plain and (self._reduces or not all(hasattr(p, "to_local") for p in params)):
             return None  # a shard does not know the sum over all
         states = [self.state[p] for p in params]
-        rows = [params, [p.grad for p in params]]
+        rows = [params, [p.grad.resolve_neg() for p in params]]  # a view may hold the negative of its memory
         names = [*self._tensors, *(name for name, _ in self._singles)]
         lost = _keeps_lost(group, params[0])
         names += ["lost"] if lost else []
@@ -238,7 +239,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not plain:
             rows = [[x.to_local() if hasattr(x, "to_local") else x for x in row] for row in rows]
         if params[0].is_complex():
-            rows = [[_real(x) for x in row] for row in rows]
+            rows = [[_real(x).resolve_neg() for x in row] for row in rows]
         if not all(x.is_contiguous() for row in rows for x in row):
             w = rows[0]
             if not all(_is_dense(p) for p in w):
@@ -314,7 +315,7 @@ def _keeps_lost(group, p):
 
 def _real(x):
     """A complex tensor as pairs of real numbers."""
-    return torch.view_as_real(x) if x.is_complex() else x
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def _precision(x):
