@@ -182,18 +182,20 @@ class RuleOptimizer(torch.optim.Optimizer):
             step = states[0]["step"]
             if not (group["capturable"] or torch.compiler.is_compiling()):
                 step = step.item()
-        w = [_real(p).to(precision) for p in params]
+        apart = group["differentiable"]  # then what the rule reads must outlive the step
+        w = [_real(p).to(precision, copy=apart) for p in params]
         g = [_real(p.grad).to(precision) for p in params]
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             g = [x / scale.to(x.device) for x in g]
         if group["maximize"]:
             g = torch._foreach_neg(g)
-        old = [[s[name].to(precision) for s in states] for name in self._tensors]
-        old += [[s[name] for s in states] if each else states[0][name] for name, each in self._singles]
+        old = [[s[name].to(precision, copy=apart) for s in states] for name in self._tensors]
+        singles = [[s[name].clone() if apart else s[name] for s in states] for name, _ in self._singles]
+        old += [values if each else values[0] for values, (_, each) in zip(singles, self._singles, strict=True)]
         update, *new = self._update(w, g, *old, *self._values(group, step))
         for name, values in zip(self._tensors, new, strict=False):
-            torch._foreach_copy_([s[name] for s in states], values)
+            _overwrite([s[name] for s in states], values)
         for (name, each), values in zip(self._singles, new[len(self._tensors) :], strict=True):
             for place, state in enumerate(states):
                 state[name].copy_(values[place] if each else values)
@@ -316,6 +318,15 @@ def _keeps_lost(group, p):
 def _real(x):
     """A complex tensor as pairs of real numbers."""
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _overwrite(old, new):
+    """Writes tensors into others; gradients go through one at a time."""
+    if torch.is_grad_enabled():
+        for x, y in zip(old, new, strict=True):
+            x.copy_(y)
+    else:
+        torch._foreach_copy_(old, new)
 
 
 def _precision(x):
