@@ -205,7 +205,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         """The parameters less the update, rounded to their dtype as the group has it."""
         reals = [_real(p) for p in params]
         if group["rounding"] == "nearest" or reals[0].dtype not in _SHORT:
-            torch._foreach_sub_(reals, update)
+            if type(params[0]) in _PLAIN:
+                torch._foreach_sub_(reals, update)
+            else:  # torch's multi-tensor functions do not tell autograd that a shard has changed
+                for x, u in zip(reals, update, strict=True):
+                    x.sub_(u)
             return
         for p, real, before, u in zip(params, reals, w, update, strict=True):
             if group["rounding"] == "kahan":
@@ -224,8 +228,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         if rows is None:
             return False
         if params[0].device.type == "cpu":
-            return bool(self._kernel_c) and self._step_on_cpu(group, rows)
-        return bool(self._kernel_triton) and self._step_on_gpu(group, rows)
+            done = bool(self._kernel_c) and self._step_on_cpu(group, rows)
+        else:
+            done = bool(self._kernel_triton) and self._step_on_gpu(group, rows)
+        if done and type(params[0]) not in _PLAIN:  # the kernel knows shards alone
+            torch.autograd.graph.increment_version([*params, *(x for p in params for x in self.state[p].values())])
+        return done
 
     def _rows(self, group, params):
         """Weights, gradients, states and counts as lists of tensors that lie alike in memory; None if they do not."""
@@ -321,8 +329,8 @@ def _real(x):
 
 
 def _overwrite(old, new):
-    """Writes tensors into others; gradients go through one at a time."""
-    if torch.is_grad_enabled():
+    """Writes tensors into others; gradients and shards go through one at a time."""
+    if torch.is_grad_enabled() or type(old[0]) not in _PLAIN:
         for x, y in zip(old, new, strict=True):
             x.copy_(y)
     else:
