@@ -153,6 +153,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _equally_old(self, group, params):
         """Lists of parameters that were stepped equally often; on a device the counts are taken to be equal."""
+        if torch.compiler.is_compiling() and self._counts and not self._gathers:
+            return [[p] for p in params]  # the compiled step must be right for all counts
         if not self._counts or group["capturable"] or torch.compiler.is_compiling():
             return [params]
         buckets = {}
