@@ -66,7 +66,7 @@ def export_torch(program: Program, class_name: str | None = None) -> str:
     optimizer class of one file does not have yet: routes, codecs, oracles, noise.
 
     >>> text = export_torch(Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g"))
-    >>> print(text[text.index("def _update") : text.index("class")].strip())
+    >>> print(text[text.index("def _update") : text.index("_KERNEL_C")].strip())
     def _update(params, grads, lr):
         ...
         return torch._foreach_mul(grads, lr)
@@ -364,7 +364,8 @@ class _Writer:
 _FLAG_DOCS = """\
     maximize: Climb instead of descend.
     foreach: True: torch's multi-tensor functions; False: a tensor at a time.
-    capturable: Counts of steps live on the device, so that a CUDA graph can hold a step.
+    capturable: Counts of steps live on the device, so that a CUDA graph can hold a step. Parameters that step
+        together are then taken to have been stepped equally often.
     differentiable: Steps are part of the graph of gradients; then they are not fused.
     fused: One compiled kernel over all tensors. None: on CPUs, where there is one and nothing else is asked for.
     state_dtype: Of states that hold a tensor per parameter; None: that of the parameter.

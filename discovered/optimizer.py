@@ -68,19 +68,27 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict):
         """Loads what `state_dict` gave; states keep `state_dtype`, where torch would cast them to the parameter's."""
-        loaded = []
-        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(given))
+        given = []  # as other hooks before the load left it; other hooks after it see what stays
+        before = self.register_load_state_dict_pre_hook(lambda _, loaded: given.append(loaded))
+        after = self.register_load_state_dict_post_hook(lambda _: self._restore(given[-1]), prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        saved = [i for group in loaded[-1]["param_groups"] for i in group["params"]]
+            before.remove()
+            after.remove()
+
+    def _restore(self, given):
+        """States as they were saved, in their own dtypes; counts of steps as the kernels read them."""
+        saved = [i for group in given["param_groups"] for i in group["params"]]
         own = [(p, group) for group in self.param_groups for p in group["params"]]
         for index, (p, group) in zip(saved, own, strict=True):
-            for name, value in loaded[-1]["state"].get(index, {}).items():
+            state = self.state[p] if index in given["state"] else {}
+            for name, value in given["state"].get(index, {}).items():
                 dtype = self._dtype_of(name, p, group)
-                if dtype is not None and self.state[p][name].dtype != dtype:
-                    self.state[p][name] = value.to(device=self.state[p][name].device, dtype=dtype)
+                if name == "step":
+                    state[name] = torch.as_tensor(value, dtype=torch.float32, device=_place_of_count(group, p))
+                elif dtype is not None and state[name].dtype != dtype:
+                    state[name] = value.to(device=state[name].device, dtype=dtype)
 
     def _dtype_of(self, name, p, group):
         """The dtype of a state; None for what is not cast."""
@@ -114,6 +122,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for p in params:
             if p not in self.state or not self.state[p]:
                 self._init_state(group, p)
+            if _keeps_lost(group, p) and "lost" not in self.state[p]:
+                self.state[p]["lost"] = torch.zeros_like(_real(p), memory_format=torch.preserve_format)
             if p.numel():
                 buckets.setdefault((p.device, p.dtype, p.grad.dtype), []).append(p)
         return buckets.values()
@@ -121,14 +131,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _init_state(self, group, p):
         state, real = self.state[p], _real(p)
         if self._counts:
-            on_device = group["capturable"] or (group["fused"] and p.device.type != "cpu")
-            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
+            state["step"] = torch.zeros((), dtype=torch.float32, device=_place_of_count(group, p))
         for name in self._tensors:
             state[name] = torch.zeros_like(real, dtype=group["state_dtype"], memory_format=torch.preserve_format)
         for name, _ in self._singles:
             state[name] = torch.zeros((), dtype=_precision(p), device=p.device)
-        if group["rounding"] == "kahan" and real.dtype in _SHORT:
-            state["lost"] = torch.zeros_like(real, memory_format=torch.preserve_format)
 
     @property
     def _counts(self):
@@ -150,6 +157,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _equally_old(self, group, params):
         """Lists of parameters that were stepped equally often; on a device the counts are taken to be equal."""
+        if torch.compiler.is_compiling() and self._counts and not self._gathers:
+            return [[p] for p in params]  # the compiled step must be right for all counts
         if not self._counts or group["capturable"] or torch.compiler.is_compiling():
             return [params]
         buckets = {}
@@ -161,7 +170,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """What the rule reads beside tensors, in its order; `step` is the count with this step."""
         found = {"t": step, "progress": step / group["total_steps"] if "progress" in self._numbers else None}
         found.update(zip(self._betas, group.get("betas", ()), strict=True))
-        return [found[name] if name in found else group[name] for name in self._numbers]
+        values = [found[name] if name in found else group[name] for name in self._numbers]
+        return [x.reshape(()) if isinstance(x, torch.Tensor) else x for x in values]
 
     # --- with torch's own functions ---
 
@@ -178,18 +188,20 @@ class RuleOptimizer(torch.optim.Optimizer):
             step = states[0]["step"]
             if not (group["capturable"] or torch.compiler.is_compiling()):
                 step = step.item()
-        w = [_real(p).to(precision) for p in params]
+        apart = group["differentiable"]  # then what the rule reads must outlive the step
+        w = [_real(p).to(precision, copy=apart) for p in params]
         g = [_real(p.grad).to(precision) for p in params]
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             g = [x / scale.to(x.device) for x in g]
         if group["maximize"]:
             g = torch._foreach_neg(g)
-        old = [[s[name].to(precision) for s in states] for name in self._tensors]
-        old += [[s[name] for s in states] if each else states[0][name] for name, each in self._singles]
+        old = [[s[name].to(precision, copy=apart) for s in states] for name in self._tensors]
+        singles = [[s[name].clone() if apart else s[name] for s in states] for name, _ in self._singles]
+        old += [values if each else values[0] for values, (_, each) in zip(singles, self._singles, strict=True)]
         update, *new = self._update(w, g, *old, *self._values(group, step))
         for name, values in zip(self._tensors, new, strict=False):
-            torch._foreach_copy_([s[name] for s in states], values)
+            _overwrite([s[name] for s in states], values)
         for (name, each), values in zip(self._singles, new[len(self._tensors) :], strict=True):
             for place, state in enumerate(states):
                 state[name].copy_(values[place] if each else values)
@@ -199,7 +211,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         """The parameters less the update, rounded to their dtype as the group has it."""
         reals = [_real(p) for p in params]
         if group["rounding"] == "nearest" or reals[0].dtype not in _SHORT:
-            torch._foreach_sub_(reals, update)
+            if type(params[0]) in _PLAIN:
+                torch._foreach_sub_(reals, update)
+            else:  # torch's multi-tensor functions do not tell autograd that a shard has changed
+                for x, u in zip(reals, update, strict=True):
+                    x.sub_(u)
             return
         for p, real, before, u in zip(params, reals, w, update, strict=True):
             if group["rounding"] == "kahan":
@@ -218,8 +234,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         if rows is None:
             return False
         if params[0].device.type == "cpu":
-            return bool(self._kernel_c) and self._step_on_cpu(group, rows)
-        return bool(self._kernel_triton) and self._step_on_gpu(group, rows)
+            done = bool(self._kernel_c) and self._step_on_cpu(group, rows)
+        else:
+            done = bool(self._kernel_triton) and self._step_on_gpu(group, rows)
+        if done and type(params[0]) not in _PLAIN:  # the kernel knows shards alone
+            torch.autograd.graph.increment_version([*params, *(x for p in params for x in self.state[p].values())])
+        return done
 
     def _rows(self, group, params):
         """Weights, gradients, states and counts as lists of tensors that lie alike in memory; None if they do not."""
@@ -227,20 +247,21 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not plain and (self._reduces or not all(hasattr(p, "to_local") for p in params)):
             return None  # a shard does not know the sum over all
         states = [self.state[p] for p in params]
-        rows = [params, [p.grad for p in params]]
+        rows = [params, [p.grad.resolve_neg() for p in params]]  # a view may hold the negative of its memory
         names = [*self._tensors, *(name for name, _ in self._singles)]
-        names += ["lost"] if "lost" in states[0] else []
+        lost = _keeps_lost(group, params[0])
+        names += ["lost"] if lost else []
         rows += [[s[name] for s in states] for name in names]
         if not plain:
             rows = [[x.to_local() if hasattr(x, "to_local") else x for x in row] for row in rows]
         if params[0].is_complex():
-            rows = [[_real(x) for x in row] for row in rows]
+            rows = [[_real(x).resolve_neg() for x in row] for row in rows]
         if not all(x.is_contiguous() for row in rows for x in row):
             w = rows[0]
             if not all(_is_dense(p) for p in w):
                 return None
             rows[1] = [_laid_out(g, p) for g, p in zip(rows[1], w, strict=True)]
-            count = len(self._tensors) + ("lost" in states[0])
+            count = len(self._tensors) + lost
             tensors = [row for row, name in zip(rows[2:], names, strict=True) if name not in dict(self._singles)]
             if not all(x.stride() == p.stride() for row in tensors[:count] for x, p in zip(row, w, strict=True)):
                 return None
@@ -328,9 +349,29 @@ _SPARSE = (
 )
 
 
+def _place_of_count(group, p):
+    """The device on which a parameter's steps are counted."""
+    on_device = group["capturable"] or (group["fused"] and p.device.type != "cpu")
+    return p.device if on_device else torch.device("cpu")
+
+
+def _keeps_lost(group, p):
+    """Whether what rounding loses is kept beside a parameter."""
+    return group["rounding"] == "kahan" and p.dtype in _SHORT
+
+
 def _real(x):
     """A complex tensor as pairs of real numbers."""
-    return torch.view_as_real(x) if x.is_complex() else x
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _overwrite(old, new):
+    """Writes tensors into others; gradients and shards go through one at a time."""
+    if torch.is_grad_enabled() or type(old[0]) not in _PLAIN:
+        for x, y in zip(old, new, strict=True):
+            x.copy_(y)
+    else:
+        torch._foreach_copy_(old, new)
 
 
 def _precision(x):
