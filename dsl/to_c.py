@@ -39,8 +39,8 @@ def c_source(program: Program, given: Mapping[int, str]) -> str:
     `given` are the numbers that the caller passes, by value number, with their names, in their order.
 
     >>> program = Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g")
-    >>> [line for line in c_source(program, {2: "lr"}).splitlines() if "WRITE(w" in line]
-    ['        WRITE(w - t0);']
+    >>> [line for line in c_source(program, {2: "lr"}).splitlines() if "*new_w =" in line]
+    ['    *new_w = w - t0;']
     """
     return _CSource(program, given).text()
 
