@@ -22,7 +22,7 @@ _WORDS = (
 )
 _TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from", "to",
           "half", "bf16", "hashed", "at_random", "done", "element", "pair",
-          "both", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
+          "both", "w", "g", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
 
 _ROUNDING = [
     "#if ROUND == 2",

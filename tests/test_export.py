@@ -176,6 +176,7 @@ def small_model() -> list[torch.Tensor]:
     return [torch.randn(s, generator=random, dtype=torch.float64) for s in ((4, 3), (3,), (), (3,))]
 
 
+@pytest.mark.filterwarnings("error:steps are not fused.*the C compiler .* failed")
 @pytest.mark.parametrize("name", [*EXPORTED, *OWN])
 def test_a_file_trains_as_the_program_means(name, exported):
     program = program_of(name)
