@@ -23,6 +23,7 @@ from stepsmith.discovered.export_torch import beyond_export
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.interpret import Interpreter
+from stepsmith.dsl.layout import WIDTH
 from stepsmith.dsl.keys import key
 from stepsmith.dsl.program import PROGRESS
 from stepsmith.search.mutate import Mutator
@@ -135,7 +136,7 @@ def test_files_pass_the_linter(exported):
     if subprocess.run([*ruff, "--version"], capture_output=True).returncode:
         pytest.skip("ruff is not installed")
     for command in (["check", "--select", "E4,E7,E9,F,W,I,UP"], ["format", "--check"]):
-        options = ["--isolated", "--no-cache", "--line-length", "120", str(exported)]
+        options = ["--isolated", "--no-cache", "--line-length", str(WIDTH), str(exported)]
         done = subprocess.run([*ruff, *command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 

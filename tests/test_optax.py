@@ -14,6 +14,7 @@ from stepsmith.discovered import load, names
 from stepsmith.discovered.export_optax import beyond_optax, export_optax
 from stepsmith.dsl import OPS, Program
 from stepsmith.dsl.interpret import Interpreter
+from stepsmith.dsl.layout import WIDTH
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -228,7 +229,7 @@ def test_files_pass_the_linter(exported):
     if subprocess.run([*ruff, "--version"], capture_output=True).returncode:
         pytest.skip("ruff is not installed")
     for command in (["check", "--select", "E4,E7,E9,F,W,I,UP"], ["format", "--check"]):
-        options = ["--isolated", "--no-cache", "--line-length", "110", str(exported)]
+        options = ["--isolated", "--no-cache", "--line-length", str(WIDTH), str(exported)]
         done = subprocess.run([*ruff, *command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
