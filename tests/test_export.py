@@ -23,8 +23,8 @@ from stepsmith.discovered.export_torch import beyond_export
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.interpret import Interpreter
-from stepsmith.dsl.layout import WIDTH
 from stepsmith.dsl.keys import key
+from stepsmith.dsl.layout import WIDTH
 from stepsmith.dsl.program import PROGRESS
 from stepsmith.search.mutate import Mutator
 
