@@ -3,7 +3,7 @@
 The bar of a rule is its reference times what it must move over what the reference moves: a rule that needs a mean or
 a norm before it can write reads some tensors twice. References: torch's SGD with momentum for rules with one state,
 AdamW for rules with two, both fused. One thread, processor time, best of turns. Classes of other packages are measured
-where they are installed: pip install lion-pytorch torch-optimi timm pytorch-optimizer bitsandbytes heavyball
+where they are installed: pip install lion-pytorch torch-optimi timm pytorch-optimizer bitsandbytes
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ OTHERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "pytorch_optimizer.Lion": ("lion", lambda cls, ps: cls(ps)),
     "bitsandbytes.optim.Lion": ("lion", lambda cls, ps: cls(ps)),
     "optimi.AdamW": ("adamw", lambda cls, ps: cls(ps, lr=1e-3)),
-    "heavyball.AdamW": ("adamw", lambda cls, ps: cls(ps, lr=1e-3)),
     "timm.optim.AdamWLegacy": ("adamw", lambda cls, ps: cls(ps)),
 }
 
@@ -94,10 +93,11 @@ def measure() -> Report:
 
 def _compare(report: Report, setting: Setting, rules: dict[str, Program]) -> None:
     steps = _steps(setting, rules)
+    print(f"  {setting.name}: {len(steps)} optimizers", flush=True)
     count = sum(int(np.prod(shape)) for shape in setting.shapes)
-    one = {name: float(np.min(t)) / count * 1e9 for name, t in interleave(steps, 1.2 * len(steps)).items()}
+    one = {name: float(np.min(t)) / count * 1e9 for name, t in interleave(steps, 0.5 * len(steps)).items()}
     torch.set_num_threads(2)
-    two = {name: float(np.min(t)) / count * 1e9 for name, t in interleave(steps, 0.6 * len(steps), wall=True).items()}
+    two = {name: float(np.min(t)) / count * 1e9 for name, t in interleave(steps, 0.3 * len(steps), wall=True).items()}
     torch.set_num_threads(1)
     for name, time in one.items():
         program = rules.get(name)
@@ -145,7 +145,7 @@ def _optimizer(program: Program, params: Sequence[torch.nn.Parameter]) -> Any:
 
 
 def _small(report: Report, rules: dict[str, Program]) -> None:
-    times = interleave(_steps(SMALL, rules), 6.0)
+    times = interleave(_steps(SMALL, rules), 4.0)
     for name, seconds in times.items():
         each = float(np.min(seconds)) / len(SMALL.shapes) * 1e6
         report.rows.append((SMALL.name, name, each / 64 * 1e3, float(np.nan), float(np.nan), float(np.nan)))
