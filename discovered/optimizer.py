@@ -118,12 +118,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _alike(self, group, params):
         """Lists of parameters on one device, of one dtype."""
-        buckets = {}
+        buckets, kahan = {}, group["rounding"] == "kahan"
         for p in params:
-            if p not in self.state or not self.state[p]:
+            state = self.state[p]
+            if not state:
                 self._init_state(group, p)
-            if _keeps_lost(group, p) and "lost" not in self.state[p]:
-                self.state[p]["lost"] = torch.zeros_like(_real(p), memory_format=torch.preserve_format)
+            if kahan and _keeps_lost(group, p) and "lost" not in state:
+                state["lost"] = torch.zeros_like(_real(p), memory_format=torch.preserve_format)
             if p.numel():
                 buckets.setdefault((p.device, p.dtype, p.grad.dtype), []).append(p)
         return buckets.values()
