@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from ..flow import Node
+from ..program import FIRST
 from .algebra import TooLarge
 from .form import Atom, Form, Number, hashed, shaped
 from .normal import INPUT, Normal
@@ -43,7 +44,7 @@ class After(Normal):
             end = self.before.ends[index]
             low = max(end.range[0], 0.0) if index in self.assumed.nonnegative else end.range[0]
             name = f"{AFTER} {self.state(index).digest}"
-            self.atoms[key] = Atom(INPUT, (index,), end.kind, shaped(AFTER) + hashed(name), (low, end.range[1]),
+            self.atoms[key] = Atom(INPUT, (FIRST + index,), end.kind, shaped(AFTER) + hashed(name), (low, end.range[1]),
                                    end.finite, end.defined, end.nonzero)  # fmt: skip
         return self.atoms[key]
 

@@ -108,7 +108,10 @@ class Borders(Signs):
                 raise TooLarge  # its diagram may ask for this factor
             return one(a)  # other elements count, too
         args = [self._replaced(f, atom, value, known, cell) for f in plain.args if isinstance(f, Form)]
-        return self.called(plain.op, args, plain, cell)
+        value = self.called(plain.op, args, plain, cell)
+        if a.op != SIZE or plain.range[0] >= 0:
+            return value
+        return self.algebra.scaled(value, -1) if plain.range[1] <= 0 else self.raised(value, 0, 1, cell)
 
     def reduced(self, test: Test, children: Mapping[int, Diagram]) -> Diagram:
         """The node of a test, or one diagram that says as much."""
@@ -156,7 +159,7 @@ class Borders(Signs):
 
     def continued(self, forms: dict[int, Form], test: Test) -> Form | None:
         """The form that holds above and below a threshold, and on it."""
-        if forms[1] != forms[-1]:
+        if 1 not in forms or -1 not in forms or forms[1] != forms[-1]:
             return None
         return (
             forms[1]

@@ -26,6 +26,7 @@ def by_cells(program: Program, form: Normal) -> object:
     scales, powers = dict(form.assumed.scales), dict(form.assumed.powers)
     fixed = {i for i, state in enumerate(program.states) if state.codec is not None}
     nonnegative = {i for i, colour in form.assumed.colours.items() if colour[0] != "-"} - fixed
+    nonnegative -= powers.keys() - set(form.assumed.nonnegative)
     turned: set[int] = set()
     for _ in range(_ROUNDS):
         colours = colours_of(program, form.flow, powers, form.ends)

@@ -93,8 +93,8 @@ class Cells(Borders):
                 needed = self.asked.pop()
             found = needed, value
             known.append(found)
-        for asked in self.asked:
-            asked.update(found[0])
+        if self.asked:
+            self.asked[-1].update(found[0])
         return found[1]
 
     def _atom_value(self, atom: Atom, cell: Cell) -> Form:
@@ -110,7 +110,9 @@ class Cells(Borders):
             return self.clipped(atom, args[0], args[1], cell)
         if not OPS[atom.op].elementwise or atom.op == "worker_mean":
             return self.reduction(atom, args, cell)
-        return self.called(atom.op, [self.algebra.shortest(self.evaluated(a, cell)) for a in args], atom, cell)
+        return self.called(
+            atom.op, [self.algebra.shortest(self.evaluated(a, cell)) for a in args], atom, cell, atom.range[0]
+        )
 
     def clipped(self, atom: Atom, x: Form, most: Form, cell: Cell) -> Form:
         """clip(x, c): x, or c x / |x| where the norm of all is more than c."""

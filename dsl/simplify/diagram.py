@@ -249,12 +249,18 @@ def zipped(
         if below is None or not isinstance(top, Node) or top.test.key != test.key or -1 not in top.children:
             return None
         return node(test, {**top.children, -1: below})
-    for answer in test.values:
-        if all(answer in c.children for c in children.values() if isinstance(c, Node) and c.test.key == test.key):
-            part = zipped({v: restricted(c, test.key, answer) for v, c in children.items()}, leaf, node, apart)
-            if part is None:
-                return None
-            found[answer] = part
+    for answer in feasible(test, {}):
+        there = {
+            v: restricted(c, test.key, answer)
+            for v, c in children.items()
+            if not (isinstance(c, Node) and c.test.key == test.key and answer not in c.children)
+        }
+        if not there:
+            continue
+        part = next(iter(there.values())) if len(there) == 1 else zipped(there, leaf, node, apart)
+        if part is None:
+            return None
+        found[answer] = part
     return node(test, found)
 
 

@@ -15,7 +15,23 @@ from ..program import FIRST, LR, PROGRESS, Arg, Const, G, T, W
 from ..ranges import range_of
 from .algebra import SINGLE, UNIT, ZERO, TooLarge, sum_of
 from .choices import Choices
-from .form import HALF, ONE, SUM, Atom, Form, Number, atoms_in, constant, exact, hashed, magnitude, of_atom, shaped
+from .form import (
+    HALF,
+    ONE,
+    SUM,
+    Atom,
+    Form,
+    Mono,
+    Number,
+    atoms_in,
+    constant,
+    exact,
+    hashed,
+    magnitude,
+    of_atom,
+    shaped,
+    tidy,
+)  # fmt: skip
 
 INPUT, SPREAD = "input", "spread"  # atoms beside calls: an input or a state; a smaller kind written out
 _POWERS: dict[str, tuple[int, Number]] = {
@@ -272,7 +288,10 @@ class Normal(Choices):
             shared, rest = self.common(prim)
             out = tuple(i for i in shared if i[0].kind in single)
             if out:
-                rest = Form({tuple(i for i in m if i not in out): c for m, c in prim.terms.items()})
+                parts = [self._without(m, c, out) for m, c in prim.terms.items()]
+                if any(part is None or len(part.terms) != 1 for part in parts):
+                    return constant(magnitude(k)), prim if k > 0 else self.scaled(prim, -1)
+                rest = Form(dict(next(iter(part.terms.items())) for part in parts if part is not None))
                 return Form({out: magnitude(k)}), rest if k > 0 else self.scaled(rest, -1)
             return constant(magnitude(k)), prim if k > 0 else self.scaled(prim, -1)
         mono, _ = inner
@@ -282,6 +301,11 @@ class Normal(Choices):
             return None
         return Form({out: magnitude(k)}), self.opened(Form({kept: 1 if k > 0 else -1}))
 
+    def _without(self, mono: Mono, c: Number, out: Mono) -> Form | None:
+        """A product over factors that it has, or that are never 0."""
+        under = tuple((a, p, tidy(-r)) for a, p, r in out if (a, p, r) not in mono)
+        return self.mono_product(tuple(i for i in mono if i not in out), c, under, 1)
+
     def _reduced(self, op: str, x: Form, single: tuple[Kind, ...], even: bool, result: Kind) -> Form | None:
         parts = self._outside(x, single)
         if parts is None:
@@ -290,7 +314,8 @@ class Normal(Choices):
         if even:
             sized = self.power(factor, 0, 1)
             assert sized is not None
-            factor, inner = sized, self._unsigned(inner)
+            k, inner = self._unsigned(inner)
+            factor = self.scaled(sized, k)
         elif op in ("mean", "sum"):
             k, inner = self.primitive(inner)
             factor = self.scaled(factor, k)
@@ -301,15 +326,16 @@ class Normal(Choices):
                 return None if squared is None else self.product(factor, squared)
         return self.product(factor, of_atom(self._call_atom(op, (inner,), result)))
 
-    def _unsigned(self, x: Form) -> Form:
+    def _unsigned(self, x: Form) -> tuple[Number, Form]:
         """One of x and -x; of a product its size."""
-        _, prim = self.primitive(self.opened(x))
+        k, prim = self.primitive(self.opened(x))
+        k = magnitude(k)
         single = prim.single
         if single is None or single[0] == ONE:
-            return prim
+            return k, prim
         if len(single[0]) == 1 and single[0][0][0].op == SUM and single[0][0][2] == 1:  # the size of a sum
-            return sum_of(single[0][0][0])
-        return Form({tuple((a, 0, r) for a, _, r in single[0]): 1})
+            return k, sum_of(single[0][0][0])
+        return k, Form({tuple((a, 0, r) for a, _, r in single[0]): 1})
 
     def _square_root(self, x: Form) -> Form | None:
         """Of a product of even powers."""
@@ -335,7 +361,8 @@ class Normal(Choices):
         if parts is None:
             return None
         factor = self.power(parts[0], 0, 1)
-        inner = self.primitive(parts[1])[1]
+        k, inner = self.primitive(parts[1])
+        factor = None if factor is None else self.scaled(factor, magnitude(k))
         return None if factor is None else self.product(factor, of_atom(self._call_atom("std", (inner,), Kind.SCALAR)))
 
     def _mean(self, x: Form) -> Form | None:

@@ -133,6 +133,9 @@ class Signs:
                 return 1 if low >= 0 else -1
         self.demand_signs(x)
         _, x = self.algebra.common(x)
+        low, high = x.range
+        if low > 0 or high < 0:
+            return 1 if low > 0 else -1
         if all(a.op == PRIME for m in x.terms for a, _, _ in m):
             return _sign_of_roots(x)
         for atom in self.factors(x):
@@ -210,7 +213,7 @@ class Signs:
         return Test(THRESHOLD, test.quantity, test.form, test.kind, threshold=float(below), exact=constant(below),
                     whole=True, sum=self.algebra.plus(test.form, constant(below), -1))  # fmt: skip
 
-    def called(self, op: str, args: list[Form], atom: Atom, cell: Cell) -> Form:
+    def called(self, op: str, args: list[Form], atom: Atom, cell: Cell, low: float = -math.inf) -> Form:
         """An elementwise call."""
         traits = OPS[op].traits
         if op == "floor":
@@ -232,7 +235,6 @@ class Signs:
             nonzero = args[0].nonzero
         else:
             range_, nonzero = value_range(op, [a.range for a in args]), atom.nonzero
-        range_ = max(range_[0], atom.range[0]) if sign > 0 else range_[0], range_[1]
         made = self.algebra.atom(op, tuple(args), atom.kind, range_, nonzero=nonzero)
         return self.algebra.scaled(self.factor(made, cell), sign)
 

@@ -72,7 +72,7 @@ def _better(
     undefined = {i for i, end in found.ends.items() if not end.defined} | set(assumed.undefined)
     if len(infinite) > len(assumed.infinite) or len(undefined) > len(assumed.undefined):
         return assumed._replace(infinite=infinite, undefined=undefined)
-    wrong = {(i, j) for i, j in assumed.same.items() if not _end_is(found, i, found.ends[j])}
+    wrong = {(i, j) for i, j in assumed.same.items() if not _end_is(found, i, found.ends.get(j, Form({})))}
     if wrong:
         apart |= wrong
         return assumed._replace(same={i: j for i, j in assumed.same.items() if (i, j) not in apart})
