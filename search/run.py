@@ -29,7 +29,7 @@ from .rounds import Round, breed_round
 from .strategies import STRATEGIES
 
 _BARREN = 5  # rounds in a row without anything new to train: the mutations are exhausted
-SEARCH_VERSION = 5  # changes with anything that changes which children a seed gives
+SEARCH_VERSION = 6  # changes with anything that changes which children a seed gives
 
 
 class Stop(Exception):
