@@ -5,7 +5,9 @@ A search writes `interp(g, m, 0.9)`; a person who trains with the find expects `
 
 from __future__ import annotations
 
+import keyword
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..dsl import Const, Program, Statement, build
@@ -105,6 +107,20 @@ def rates(live: Flow) -> list[tuple[int, Arg]]:
     ]
     averages = {state for number, state, _ in over_state if ends.get(live.first_node + number) == state}
     return [(number, rate) for number, state, rate in over_state if state in averages]
+
+
+def free_names(wanted: Iterable[str], taken: Collection[str]) -> list[str]:
+    """The names, changed where Python or the exported text uses them otherwise.
+
+    >>> free_names(["eps", "class", "eps"], {"params"})
+    ['eps', 'class_', 'eps_']
+    """
+    names: list[str] = []
+    for name in wanted:
+        while name in taken or keyword.iskeyword(name) or name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 class _Roles:

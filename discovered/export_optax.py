@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import builtins
 import keyword
-from collections.abc import Iterable
 
 from ..dsl import Kind, Program, ProgramError
 from ..dsl.flow import flow
@@ -25,7 +24,7 @@ from ..dsl.layout import indent, wrapped
 from ..dsl.parameter import needs_matrices
 from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, ROLES, T, W
 from ..dsl.to_jax import JaxSource, helpers_of, reads_places
-from .arguments import Named, name_constants
+from .arguments import Named, free_names, name_constants
 from .direction import decay, direction
 from .export_torch import camel_case
 
@@ -85,7 +84,7 @@ class _Part:
         first = whole.first_hyper
         states = [whole.name_of(FIRST + i) for i in range(len(whole.states))]
         taken = _TAKEN | {f"{age}_{state}" for age in ("old", "new") for state in states}
-        self.hypers = _free_names([whole.name_of(first + i) for i in range(len(whole.hypers))], taken)
+        self.hypers = free_names([whole.name_of(first + i) for i in range(len(whole.hypers))], taken)
         self.default = dict(zip(self.hypers, whole.hypers, strict=True))
         self.peak = whole.peak
         apart = direction(whole)
@@ -261,7 +260,7 @@ class _Writer:
     def __init__(self, program: Program, name: str | None) -> None:
         self.program = program
         parts = program.parts()
-        names = _free_names([name or program.name, *(part.name for part in parts[1:])], _TAKEN)
+        names = free_names([name or program.name, *(part.name for part in parts[1:])], _TAKEN)
         self.name, self.routed = names[0], len(parts) > 1
         self.parts = [_Part(part, own, self.routed) for part, own in zip(parts, names, strict=True)]
         self.outer = self._outer_names()
@@ -272,7 +271,7 @@ class _Writer:
         inner = [(first.name, h) for h in first.hypers]
         inner += [(part.name, h) for part in self.parts[1:] for h in ("rate", *part.hypers)]
         wanted = [h if part == first.name else f"{part}_{h}" for part, h in inner]
-        return dict(zip(inner, _free_names(wanted, _TAKEN), strict=True))
+        return dict(zip(inner, free_names(wanted, _TAKEN), strict=True))
 
     def text(self) -> str:
         body = []
@@ -386,13 +385,3 @@ def _factory_doc(about: dict[str, str], names: list[str]) -> list[str]:
 
 def _axis(axis: str | int) -> str:
     return f'"{axis}"' if isinstance(axis, str) else str(axis)
-
-
-def _free_names(wanted: Iterable[str], taken: set[str]) -> list[str]:
-    """The names, changed where Python or the exported text uses them otherwise."""
-    names: list[str] = []
-    for name in wanted:
-        while name in taken or keyword.iskeyword(name) or name in names:
-            name += "_"
-        names.append(name)
-    return names

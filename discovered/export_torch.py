@@ -34,7 +34,7 @@ from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, RESERVED, Arg, T
 from ..dsl.to_c import c_source
 from ..dsl.to_triton import triton_source
 from ..dsl.torch_source import TorchSource, helpers_of
-from .arguments import BETA, Named, name_constants, rates
+from .arguments import BETA, Named, free_names, name_constants, rates
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ class _Writer:
         self.original, self.named, self.class_name = original, named, class_name
         self.program = named.program
         first = self.program.first_hyper
-        self.hypers = _free_names([self.program.name_of(first + i) for i in range(len(self.program.hypers))])
+        self.hypers = free_names([self.program.name_of(first + i) for i in range(len(self.program.hypers))], _TAKEN)
         self.default = dict(zip(self.hypers, self.program.hypers, strict=True))
         self.betas = sorted((h for h in self.hypers if BETA.fullmatch(h)), key=lambda h: int(h[4:]))
         self.others = [h for h in self.hypers if h not in self.betas]
@@ -423,13 +423,3 @@ def _as_float64(names: list[str]) -> str:
         return f"{names[0]} = torch.as_tensor({names[0]}, dtype=torch.float64)"
     shown = ", ".join(names)
     return f"{shown} = [torch.as_tensor(x, dtype=torch.float64) for x in ({shown})]"
-
-
-def _free_names(wanted: Iterable[str]) -> list[str]:
-    """The names, changed where Python, a parameter group or the exported text uses them otherwise."""
-    names: list[str] = []
-    for name in wanted:
-        while name in _TAKEN or keyword.iskeyword(name) or name in names:
-            name += "_"
-        names.append(name)
-    return names
