@@ -39,9 +39,6 @@ from .arguments import BETA, Named, free_names, name_constants, rates
 if TYPE_CHECKING:
     import torch
 
-#: What every exported optimizer takes beside its rule's own arguments; see `optimizer`.
-FLAGS = {"maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
-         "state_dtype": None, "rounding": "nearest"}  # fmt: skip
 _NEST = 96  # a line that nests another stays within this
 _FAMILY = {
     "sgd": "SGD", "adamw": "AdamW", "nadamw": "NAdamW", "rmsprop": "RMSprop", "adabelief": "AdaBelief",
@@ -335,7 +332,7 @@ class _Writer:
 
     def _constructor(self) -> list[str]:
         total = ["total_steps"] if self.flow.reads(PROGRESS) else []
-        flags = {name: repr(value).replace("'", '"') for name, value in FLAGS.items()}
+        flags = {name: repr(value).replace("'", '"') for name, value in shared_flags().items()}
         arguments = ["self", "params", *self._arguments(), "*", *total, *(f"{n}={v}" for n, v in flags.items())]
         keys = ["lr", *(["betas"] if self.betas else []), *self.others, *total]
         defaults = ", ".join(f'"{key}": {key}' for key in keys)
@@ -385,6 +382,14 @@ def module_text(name: str) -> tuple[list[str], str]:
     imports = [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
     own = [n for n in imports if not (isinstance(n, ast.ImportFrom) and (n.level or n.module == "__future__"))]
     return [lines[n.lineno - 1] for n in own], "\n".join(lines[imports[-1].end_lineno or 0 :]).strip()
+
+
+@cache
+def shared_flags() -> dict[str, Any]:
+    """What every exported optimizer takes beside its rule's own arguments, with defaults; read without torch."""
+    nodes = ast.parse(module_text("discovered.optimizer")[1]).body
+    named = [n for n in nodes if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_FLAGS"]
+    return dict(ast.literal_eval(named[0].value))
 
 
 def _import_order(line: str) -> tuple[bool, bool, str]:
