@@ -19,10 +19,10 @@ import builtins
 import keyword
 
 from ..dsl import Kind, Program, ProgramError
-from ..dsl.flow import flow
+from ..dsl.flow import flow, needs_matrices
 from ..dsl.layout import indent, wrapped
-from ..dsl.parameter import needs_matrices
-from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, ROLES, T, W
+from ..dsl.parameter import ROLES
+from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, T, W
 from ..dsl.to_jax import JaxSource, helpers_of, reads_places
 from .arguments import Named, free_names, name_constants
 from .direction import decay, direction

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ..dsl.errors import did_you_mean, quoted
-from ..dsl.program import ROLES
+from ..dsl.parameter import ROLES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .dynamic_tree import dynamic_tree
+
 Array = NDArray[np.float64]
 Draw = Callable[[tuple[int, ...]], Array]
 BLOCK = 256  # elements that share one absolute maximum in the 8-bit maps
@@ -52,17 +54,19 @@ class Codec(NamedTuple):
         """
         return CODECS[self.name].bytes(shape, self.number)
 
+    @property
+    def torch(self) -> str:
+        """The form in which torch keeps it, an expression over `torch_codecs`.
+
+        >>> Codec("uint8", 4096).torch
+        'Blocks(4096, signed=False)'
+        """
+        return CODECS[self.name].torch.format(self.number)
+
     def kept_torch(self, x: Any, uniform: Draw) -> Any:
         """The same for a torch tensor."""
-        import torch
-
-        from . import torch_helpers
-
-        helper = getattr(torch_helpers, CODECS[self.name].torch)
-        if self.name == "bf16":
-            return helper(x, uniform(x.shape))
-        more = (torch.from_numpy(dynamic_map(self.name == "int8")),) if self.name.endswith("int8") else ()
-        return helper(x, self.number, *more)
+        form = _torch_form(self)
+        return form.read(form.write(x, uniform), x)
 
     def kept(self, x: Array, uniform: Draw) -> Array:
         """What is read after x was written; `uniform` draws from [0, 1) in a shape."""
@@ -71,14 +75,21 @@ class Codec(NamedTuple):
 
 @dataclass(frozen=True)
 class _Row:
-    """A codec's meaning in numpy, the helper that is its spelling in torch, its bytes."""
+    """A codec's meaning in numpy, its form in torch, its bytes."""
 
     meaning: Callable[[Array, int, Draw], Array]
-    torch: str
+    torch: str  # takes the number
     bytes: Callable[[tuple[int, ...], int], float]
     number: str = ""  # what the number is; "" takes none
     required: bool = False
     doc: str = ""
+
+
+@cache
+def _torch_form(codec: Codec) -> Any:
+    from . import torch_codecs
+
+    return eval(codec.torch, vars(torch_codecs))  # our own text
 
 
 @cache
@@ -91,13 +102,7 @@ def dynamic_map(signed: bool) -> Array:
     >>> dynamic_map(True).size, dynamic_map(False).size, float(dynamic_map(False)[1])
     (256, 256, 3.25e-07)
     """
-    values = [0.0, 1.0]
-    for decade in range(7):
-        count = 2**decade if signed else 2 ** (decade + 1)
-        edges = np.linspace(0.1, 1.0, count + 1)
-        middles = 10.0 ** (decade - 6) * (edges[:-1] + edges[1:]) / 2
-        values += [*middles, *(-middles if signed else ())]
-    return np.sort(np.array(values))
+    return np.array(dynamic_tree(signed))
 
 
 def _blockwise(signed: bool) -> Callable[[Array, int, Draw], Array]:
@@ -137,13 +142,13 @@ def _eight_bits(shape: tuple[int, ...], least: int) -> float:
 
 
 CODECS: dict[str, _Row] = {
-    "int8": _Row(_blockwise(True), "_blockwise", _eight_bits, "least elements",
+    "int8": _Row(_blockwise(True), "Blocks({}, signed=True)", _eight_bits, "least elements",
                  doc="signed 8-bit dynamic map with a maximum per 256 elements"),
-    "uint8": _Row(_blockwise(False), "_blockwise", _eight_bits, "least elements",
+    "uint8": _Row(_blockwise(False), "Blocks({}, signed=False)", _eight_bits, "least elements",
                   doc="the same for numbers that are not negative"),
-    "bf16": _Row(_bf16, "_bf16", lambda shape, _: 2.0 * float(np.prod(shape)),
+    "bf16": _Row(_bf16, "Half()", lambda shape, _: 2.0 * float(np.prod(shape)),
                  doc="bfloat16 with stochastic rounding"),
-    "low_rank": _Row(_low_rank, "_low_rank",
+    "low_rank": _Row(_low_rank, "LowRank({})",
                      lambda shape, r: 4.0 * min(r, *shape) * float(sum(shape)), "rank", required=True,
                      doc="the nearest matrix of a rank, as two factors"),
 }  # fmt: skip

@@ -15,10 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .flow import Flow, flow
+from .flow import Flow, flow, needs_matrices
 from .kind import Kind, extent
 from .ops import OPS
-from .parameter import needs_matrices
 from .program import GAUSS_NEWTON, HUTCHINSON, TWO_POINT, Arg, Const, G, Program, State, T
 
 Shape: TypeAlias = tuple[int, ...]

@@ -209,3 +209,11 @@ def reject_reason(live: Flow) -> str | None:
     if not live.reads(LR):
         return "never reads lr"
     return None
+
+
+def needs_matrices(program: Program, live: Flow) -> bool:
+    """Whether live code has a meaning for matrices alone, so that it sees parameters as rows and columns."""
+    states = [program.states[index] for index, _ in live.states]
+    if any(not s.kind.plain or (s.codec is not None and s.codec.needs_matrix) for s in states):
+        return True
+    return any(OPS[n.op].needs_matrix for n in live.nodes)

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .draws import noise, projection, rounding
-from .flow import Flow, Node, flow
-from .kind import Kind, extent
+from .flow import Flow, Node, flow, needs_matrices
+from .kind import Kind
 from .kinds import axis_of
 from .ops import OPS
-from .parameter import ParameterView, check_matrices, infer_role, needs_matrices
+from .parameter import ParameterView, check_matrices, infer_role
 from .program import FIRST, LR, NOISE, ORACLES, PROGRESS, RESERVED, Arg, Const, G, Program, T, W
 
 Tensors = list[NDArray[np.float64]]
@@ -211,7 +211,7 @@ class Part:
     def _shape(self, tensor: ParameterView, kind: Kind) -> tuple[int, ...]:
         if not self.matrices:
             return tensor.shape
-        return extent(kind.rows, tensor.matrix), extent(kind.columns, tensor.matrix)
+        return tensor.sides(kind.rows, kind.columns)
 
     def _spread(self, value: Value, kind: Kind, wanted: Kind) -> Value:
         """A value of a smaller kind, written out as its state's kind."""

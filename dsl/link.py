@@ -11,6 +11,7 @@ from .codecs import CODECS, Codec, codec_problem
 from .errors import ProgramError, did_you_mean, quoted, short
 from .kind import AXES, NAMED_KINDS, Axis, Kind
 from .kinds import MOST, check, is_count, many
+from .parameter import ROLES
 from .program import (
     END,
     FIRST,
@@ -18,7 +19,6 @@ from .program import (
     ORACLES,
     REPEAT,
     RESERVED,
-    ROLES,
     Arg,
     Const,
     Program,

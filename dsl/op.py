@@ -51,6 +51,7 @@ class Op:
     axis: str = ""
     draws: bool = False  # takes the count of steps and random draws beside its arguments
     like: bool = False  # takes the parameter beside its arguments
+    stacks: bool = False  # its torch spelling takes stacks of matrices, one product for all of them
     doc: str = ""
 
     @property

@@ -1,4 +1,7 @@
-"""Parameters as programs see them: roles, and the matrix of fan_out rows and fan_in columns."""
+"""Parameters as programs see them: roles, and the matrix of fan_out rows and fan_in columns.
+
+Exported files of rules that act by role carry this text.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .flow import Flow
-from .ops import OPS
-from .program import Program
+from .kind import Axis, extent
+
+ROLES: tuple[str, ...] = ("matrix", "vector", "embedding", "head")
 
 
 def infer_role(shape: Sequence[int]) -> str:
@@ -32,6 +35,10 @@ class ParameterView:
         assert self.flat is not None, "see check_matrices"
         return self.flat[::-1] if self.role == "embedding" else self.flat
 
+    def sides(self, rows: Axis, columns: Axis) -> tuple[int, int]:
+        """The shape of a matrix with these axes."""
+        return extent(rows, self.matrix), extent(columns, self.matrix)
+
     def view(self, x: Any) -> Any:
         """The parameter's values as that matrix."""
         flat = x.reshape(self.flat)
@@ -50,11 +57,3 @@ def check_matrices(tensors: Sequence[ParameterView]) -> None:
                 f"parameter {tensor.index} has shape {tensor.shape}: no rows and columns, so its role is vector, "
                 f"not {tensor.role}"
             )
-
-
-def needs_matrices(program: Program, live: Flow) -> bool:
-    """Whether live code has a meaning for matrices alone, so that it sees parameters as rows and columns."""
-    states = [program.states[index] for index, _ in live.states]
-    if any(not s.kind.plain or (s.codec is not None and s.codec.needs_matrix) for s in states):
-        return True
-    return any(OPS[n.op].needs_matrix for n in live.nodes)

@@ -28,7 +28,6 @@ W, G, LR, T, PROGRESS, NOISE, HUTCHINSON, GAUSS_NEWTON, TWO_POINT = range(len(_I
 ORACLES: tuple[int, ...] = (HUTCHINSON, GAUSS_NEWTON, TWO_POINT)
 FIRST = 16  # the first slot that is not reserved; the slots between are kept for later inputs
 MAX_DEPTH = 100  # nesting of a printed expression: far above what anyone reads, far below Python's recursion limit
-ROLES: tuple[str, ...] = ("matrix", "vector", "embedding", "head")
 REPEAT, END, NOWHERE = "repeat", "end", -1  # statements that open and close a repeat; they assign nothing
 MOST_REPEATS = 20
 

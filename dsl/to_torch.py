@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .draws import noise, projection, rounding
-from .flow import flow
-from .kind import Kind, extent
-from .parameter import ParameterView, check_matrices, infer_role, needs_matrices
+from .flow import flow, needs_matrices
+from .kind import Kind
+from .parameter import ParameterView, check_matrices, infer_role
 from .program import FIRST, NOISE, ORACLES, RESERVED, TWO_POINT, Program
 
 if TYPE_CHECKING:
@@ -100,8 +100,9 @@ class _Step:
         ends = [end if one else _cast(end) for end, one in zip(ends, plain, strict=True)]
         lines.append(f"return {_cast(source.update)}, [{', '.join(ends)}]")
         body = "".join(f"    {line}\n" for line in lines if line)
-        text = f"def step(params, grads, states, lr, t, progress, inputs, draw, workers):\n{body}"
+        text = f"def step(params, grads, states, lr, t, progress, inputs, draw):\n{body}"
         scope: dict[str, Any] = {"torch": torch, "math": math, **vars(torch_helpers)}
+        scope["_worker_mean"] = self._mean_over_workers
         exec(compile(text, f"<{self.program.name}>", "exec"), scope)  # our own text, made from the op table
         return scope["step"]
 
@@ -125,7 +126,7 @@ class _Step:
             return projection(self.seed, step, tensors[i].index, shape)
 
         lr = self.program.peak * schedule
-        update, new = self.function(params, grads, states, lr, t, progress, inputs, draw, self.workers)
+        update, new = self.function(params, grads, states, lr, t, progress, inputs, draw)
         for index, codec in self.codecs.items():
             draws = [partial(rounding, self.seed, t, x.index, index) for x in tensors]
             new[index] = [codec.kept_torch(x, u) for x, u in zip(new[index], draws, strict=True)]
@@ -137,6 +138,13 @@ class _Step:
             [x.to(old.dtype) for x, old in zip(each, olds, strict=True)] if isinstance(each, list) else each
             for each, olds in zip(new, kept, strict=True)
         ]
+
+    def _mean_over_workers(self, xs: list[Tensor]) -> list[Tensor]:
+        """The mean over simulated workers, whose tensors follow one another worker by worker."""
+        import torch
+
+        own = len(xs) // self.workers
+        return [torch.stack(xs[i::own]).mean(0) for i in range(own)] * self.workers if self.workers > 1 else xs
 
     def _inputs(
         self, tensors: Sequence[Any], params: Sequence[Tensor], oracles: Mapping[str, Any], t: int
@@ -212,7 +220,7 @@ def zero_states(program: Program, params: Sequence[Tensor], roles: Sequence[str]
         if kind is Kind.TENSOR and not matrices:
             return [torch.zeros_like(p) for p in params]
         if kind not in (Kind.GLOBAL, Kind.SCALAR):
-            sides = ((extent(kind.rows, x.matrix), extent(kind.columns, x.matrix)) for x in tensors)
+            sides = (x.sides(kind.rows, kind.columns) for x in tensors)
             return [p.new_zeros(shape) for p, shape in zip(params, sides, strict=True)]
         one = params[0].new_zeros(()) if params else torch.zeros(())
         return [one.clone() for _ in params] if kind is Kind.SCALAR else one

@@ -22,14 +22,28 @@ def _quantile(x, q):
     return low + (high - low) * (place - math.floor(place))
 
 
+def _stacked(function, *lists):
+    """The function of each matrix, of those alike in shape at once."""
+    alike = {}
+    for place, xs in enumerate(zip(*lists, strict=True)):
+        alike.setdefault(tuple(x.shape for x in xs), []).append(place)
+    found = [None] * len(lists[0])
+    for places in alike.values():
+        several = [[xs[i] for i in places] for xs in lists]
+        results = function(*map(torch.stack, several)) if len(places) > 1 else [function(*(xs[0] for xs in several))]
+        for i, x in zip(places, results, strict=True):
+            found[i] = x
+    return found
+
+
 def _wide(x):
     """The shorter side first."""
-    return x if x.shape[0] <= x.shape[1] else x.mT
+    return x if x.shape[-2] <= x.shape[-1] else x.mT
 
 
 def _unwide(x, like):
     """Back from _wide to the sides of `like`."""
-    return x if like.shape[0] <= like.shape[1] else x.mT
+    return x if like.shape[-2] <= like.shape[-1] else x.mT
 
 
 def _finite(x):
@@ -54,7 +68,7 @@ def _quintic(x, a, b, c):
 
 def _orthogonalize(x):
     """X over its norm, then five iterations of Muon's quintic."""
-    y = _divide(x, torch.sqrt(torch.sum(x * x)))
+    y = _divide(x, torch.sqrt(torch.sum(x * x, (-2, -1), keepdim=True)))
     for _ in range(5):
         y = _quintic(y, 3.4445, -4.7750, 2.0315)
     return y
@@ -103,34 +117,11 @@ def _filled(x, w, rows, columns):
     return torch.as_tensor(x, dtype=w.dtype, device=w.device).expand(shape).clone()
 
 
-def _workers(xs, workers):
-    """The mean over simulated workers, whose tensors follow one another worker by worker."""
-    own = len(xs) // workers
-    return [torch.stack(xs[i::own]).mean(0) for i in range(own)] * workers if workers > 1 else xs
-
-
-def _blockwise(x, least, table):
-    """What an 8-bit map with one maximum per 256 elements gives back; smaller tensors than `least` as they are."""
-    if x.numel() < least:
-        return x
-    flat = torch.nn.functional.pad(x.reshape(-1), (0, -x.numel() % 256)).view(-1, 256)
-    scale = flat.abs().amax(1, keepdim=True)
-    table = table.to(x)
-    codes = torch.bucketize(flat / torch.where(scale > 0, scale, 1.0), (table[:-1] + table[1:]) / 2)
-    read = torch.where(torch.isfinite(scale), table[codes.clamp(max=255)] * scale, math.nan)
-    return read.view(-1)[: x.numel()].view(x.shape)
-
-
-def _bf16(x, uniform):
-    """bfloat16 rounded up or down at random."""
-    exponent = torch.frexp(x)[1]
-    whole = torch.floor(torch.ldexp(x, 8 - exponent) + torch.as_tensor(uniform, dtype=x.dtype, device=x.device))
-    return torch.where(torch.isfinite(x), torch.ldexp(whole, exponent - 8), x)
-
-
-def _low_rank(x, rank):
-    """The nearest matrix of a rank."""
-    if not _finite(x):
-        return torch.full_like(x, math.nan)
-    u, s, v = torch.linalg.svd(x, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ v[:rank]
+def _worker_mean(xs):
+    """The mean over the processes of torch.distributed's default group; of one process the same."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return xs
+    xs = [x.clone() for x in xs]
+    for x in xs:
+        torch.distributed.all_reduce(x)
+    return torch._foreach_div(xs, torch.distributed.get_world_size())

@@ -29,7 +29,7 @@ def helpers_of(lines: Sequence[str]) -> list[str]:
 
 
 _TAKEN = {*_INPUTS.values(), *_ELEMENT.values(), "torch", "math", "dtype", "self", "len", "sum", "zip", "x", "y", "z",
-          "i", "draw", "workers", "inputs", "states", *helpers(_HELPERS), *dir(builtins)}  # fmt: skip
+          "i", "draw", "inputs", "states", *helpers(_HELPERS), *dir(builtins)}  # fmt: skip
 
 
 class TorchSource:
@@ -98,7 +98,7 @@ class TorchSource:
             if row.result is Kind.GLOBAL:
                 return row.torch.format(*(self._text(a) for a in node.args))
             if node.op == "worker_mean":
-                return f"_workers({self._text(node.args[0])}, workers)"
+                return f"_worker_mean({self._text(node.args[0])})"
             return self._each(node, kinds)
         if node.op == "where" and kinds[0] is Kind.GLOBAL and kinds[1] is kinds[2] is node.kind is not Kind.GLOBAL:
             cond, x, y = (self._text(a) for a in node.args)
@@ -153,6 +153,8 @@ class TorchSource:
         source = over[0] if len(over) == 1 else f"zip({', '.join(over)})"
         if row.draws:
             return f"[{text} for i, x in enumerate({source})]"
+        if row.stacks:
+            return f"_stacked(lambda {', '.join(variables)}: {text}, {', '.join(lists)})"
         return f"[{text} for {', '.join(variables)} in {source}]"
 
     def _loop(self, node: Node, kinds: Sequence[Kind]) -> str:

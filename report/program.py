@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from ..discovered import identify
 from ..dsl import Program, ProgramError
 from ..dsl.cost import SHAPE, step_cost
-from ..dsl.flow import Flow, flow, reject_reason
+from ..dsl.flow import Flow, flow, needs_matrices, reject_reason
 from ..dsl.keys import behaviour, key, structural_key
-from ..dsl.parameter import needs_matrices
 from ..dsl.program import FIRST, RESERVED, Const, G, W
 from ..dsl.program import Arg as _Arg
 from ..dsl.schedules import multipliers
