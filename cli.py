@@ -185,7 +185,7 @@ def _search(
 ) -> None:
     from .evaluator.executors import Dispatcher, make_executor
     from .report.live import LiveView, facts
-    from .search.run import Progress, Stop, run_search
+    from .search.run import Progress, Stop, run_search, start_programs
     from .search.shares import shares
 
     interrupted = _Interrupts()
@@ -194,8 +194,8 @@ def _search(
     resume = f"go on with: stepsmith search --resume {folder}"
     _say(console, f"run folder {folder}; strategy {config.strategy}, from {', '.join(config.start)}, "
                   f"seed {config.seed}, {workers} workers")  # fmt: skip
-    if warning := _beyond_export(ledger, config):
-        _say(console, f"note: {warning}")
+    if config.space == "matrix" and not any(p.fallback for p in start_programs(ledger)):
+        _say(console, "note: matrix ops stand in programs with a route, and this start has none")
     try:
         with LiveView(console) as view, interrupted:
 
@@ -221,20 +221,6 @@ def _search(
     finally:
         with interrupted:
             dispatcher.executor.close()
-
-
-def _beyond_export(ledger: Ledger, config: SearchConfig) -> str:
-    """Why what is found will not be exported, or which ops it will not hold; "" when there is nothing to say."""
-    from .discovered.export_torch import beyond_export
-    from .search.run import start_programs
-
-    starts = start_programs(ledger)
-    reasons = [f"from {n}, which {r}" for n, p in zip(config.start, starts, strict=True) if (r := beyond_export(p))]
-    if reasons:
-        return f"what is found {' or '.join(reasons)}, cannot be exported yet"
-    if config.space == "matrix":
-        return "matrix ops stand in programs with a route, and this start has none; those cannot be exported yet"
-    return ""
 
 
 def _show_elites(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..dsl import Const, Program, Statement, build
@@ -31,6 +31,20 @@ class Named:
     literals: tuple[float, ...]
     unused: tuple[str, ...]
     folded: float | None
+
+    def remarks(self, default: Mapping[str, float], own: str) -> list[str]:
+        """What an exported file says of its numbers; `default` are the file's names, `own` tells it from others."""
+        lines = []
+        if self.found:
+            values = ", ".join(f"{name} was {default[name]!r}" for name in self.found)
+            lines.append(f"Literals{own} that became arguments: {values}.")
+        if self.folded is not None:
+            lines.append(f"The peak lr{own} holds the factor {self.folded!r}, which the program spells out.")
+        if self.literals:
+            lines.append(f"Literals{own} that stayed: {', '.join(map(repr, self.literals))}.")
+        if self.unused:
+            lines.append(f"Left out{own}, because they change nothing: {', '.join(self.unused)}.")
+        return lines
 
 
 def name_constants(program: Program) -> Named:

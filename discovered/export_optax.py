@@ -125,16 +125,7 @@ class _Part:
 
     def remarks(self, own: str) -> list[str]:
         """What the file says of this part's constants; `own` tells it from other parts."""
-        named, lines = self.named, []
-        if named.found:
-            values = ", ".join(f"{name} was {self.default[name]!r}" for name in named.found)
-            lines.append(f"Literals{own} that became arguments: {values}.")
-        if named.folded is not None:
-            lines.append(f"The peak lr{own} holds the factor {named.folded!r}, which the program spells out.")
-        if named.literals:
-            lines.append(f"Literals{own} that stayed: {', '.join(map(repr, named.literals))}.")
-        if named.unused:
-            lines.append(f"Left out{own}, because they change nothing: {', '.join(named.unused)}.")
+        lines = self.named.remarks(self.default, own)
         if any(node.op == "worker_mean" for node in self.flow.nodes):
             lines.append("A mean over workers is over one: average gradients before.")
         return [*lines, ""] if lines else []

@@ -15,6 +15,42 @@ import torch
 from ..dsl.compile_c import CompilerMissing, build_library
 
 
+class Rule:
+    """What a rule computes, keeps and reads.
+
+    Args:
+        update: `update(params, grads, *states, *numbers, *inputs)` gives the update, then the new states, where there
+            are any: a tensor per parameter, in float32 at least.
+        states: (name, form) pairs: "tensor" like the parameter, "scalar" one number each, "global" one for all, (rows,
+            columns) another matrix, or a codec of a tensor.
+        numbers: Names of what it reads beside tensors: lr, t, progress, hyperparameters.
+        betas: Those of them that stand in the group's "betas".
+        nonnegative: Arguments that are refused below 0.
+        inputs: What else it reads: noise, random projections, estimates.
+        periods: (name, steps) of the estimates.
+        roles: Of the parameters on which it acts; () acts on all.
+        arguments: Keys of its groups -> names in the constructor, where a file holds several rules.
+        matrices: Whether it sees parameters as matrices.
+        gradients: Whether it reads them.
+        reduces: Whether it reduces over the elements of a tensor.
+        gathers: Whether it reduces over all parameters.
+        kernel_c: The fused step for CPUs.
+        kernel_triton: And for GPUs.
+    """
+
+    def __init__(self, update, states=(), numbers=(), betas=(), nonnegative=(), inputs=(), periods=(), roles=(),
+                 arguments=None, matrices=False, gradients=True, reduces=False, gathers=False, kernel_c="",
+                 kernel_triton=""):  # fmt: skip
+        self.update, self.states, self.numbers, self.betas = update, states, numbers, betas
+        self.nonnegative, self.inputs, self.periods, self.roles = nonnegative, inputs, periods, roles
+        self.arguments, self.matrices, self.gradients = arguments or {}, matrices, gradients
+        self.reduces, self.gathers, self.kernel_c, self.kernel_triton = reduces, gathers, kernel_c, kernel_triton
+        self.tensors = tuple(name for name, form in states if form == "tensor")
+        self.singles = tuple((name, form == "scalar") for name, form in states if form in ("scalar", "global"))
+        #: Whether it needs to know how often a parameter was stepped.
+        self.counts = bool({"t", "progress"} & {*numbers}) or bool(inputs)
+
+
 class RuleOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` whose rule a subclass gives.
 
@@ -22,24 +58,15 @@ class RuleOptimizer(torch.optim.Optimizer):
     ("fused"), torch's multi-tensor functions ("foreach"), or the same functions a tensor at a time.
     """
 
-    _tensors = ()  # names of the states that hold a tensor per parameter
-    _singles = ()  # (name, whether there is one for each tensor) of the states that hold a number
-    _numbers = ()  # names of what the rule reads beside tensors: lr, t, progress, hyperparameters
-    _reduces = False  # whether it reduces over the elements of a tensor
-    _betas = ()  # those of them that stand in the group's "betas"
-    _nonnegative = ()  # those that are refused below 0
-    _gathers = False  # whether it reduces over all parameters
-    _kernel_c = ""  # the fused step for CPUs
-    _kernel_triton = ""  # and for GPUs
+    _rules = ()  # one, or one for each set of roles
     _step_supports_amp_scaling = True  # torch.amp.GradScaler leaves grad_scale and found_inf to step()
 
-    @staticmethod
-    def _update(params, grads, *states_and_numbers):
-        """The update, then the new states: a tensor per parameter, in float32 at least."""
-        raise NotImplementedError
+    def _rule(self, group):
+        """The rule of a group."""
+        return self._rules[0]
 
     def _start(self, params, numbers, **flags):
-        """Checks what all rules share; `numbers` are the rule's own defaults."""
+        """Checks what all rules share; `numbers` are the rules' own defaults."""
         lr = numbers["lr"]
         if flags["foreach"] and flags["fused"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
@@ -49,7 +76,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise ValueError(f"Tensor lr must be 1-element, not of {lr.numel()}")
         if isinstance(lr, torch.Tensor) and flags["foreach"] and not flags["capturable"]:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
-        for name in self._nonnegative:
+        for name in (name for rule in self._rules for name in rule.nonnegative):
             if not numbers[name] >= 0:
                 raise ValueError(f"{name} must be at least 0, not {numbers[name]}")
         if flags["rounding"] not in _ROUNDINGS:
@@ -84,17 +111,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         for index, (p, group) in zip(saved, own, strict=True):
             state = self.state[p] if index in given["state"] else {}
             for name, value in given["state"].get(index, {}).items():
-                dtype = self._dtype_of(name, p, group)
+                dtype = self._dtype_of(name, p, group, value)
                 if name == "step":
                     state[name] = torch.as_tensor(value, dtype=torch.float32, device=_place_of_count(group, p))
                 elif dtype is not None and state[name].dtype != dtype:
                     state[name] = value.to(device=state[name].device, dtype=dtype)
 
-    def _dtype_of(self, name, p, group):
+    def _dtype_of(self, name, p, group, saved):
         """The dtype of a state; None for what is not cast."""
-        if name in self._tensors:
-            return group["state_dtype"] or _real(p).dtype
-        return _precision(p) if name in dict(self._singles) else None
+        for own, form in self._rule(group).states:
+            if _is_codec(form) and name in _stored(own, form):
+                return saved.dtype
+            if own == name:
+                return _precision(p) if form in ("scalar", "global") else group["state_dtype"] or _real(p).dtype
+        return None
 
     # --- a step ---
 
@@ -108,13 +138,19 @@ class RuleOptimizer(torch.optim.Optimizer):
             torch._dynamo.graph_break()  # so that the compiler sees that nothing here needs gradients
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group in self.param_groups:
-                params = [p for p in group["params"] if p.grad is not None]
-                for p in params:
-                    if p.grad.layout != torch.strided:
-                        raise RuntimeError(_SPARSE.format(type(self).__name__))
-                for bucket in self._alike(group, params):
+                for bucket in self._alike(group, self._stepped(group)):
                     self._step_together(group, bucket)
         return loss
+
+    def _stepped(self, group):
+        """The parameters of a group that take this step."""
+        if not self._rule(group).gradients:
+            return [p for p in group["params"] if p.requires_grad]
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(_SPARSE.format(type(self).__name__))
+        return params
 
     def _alike(self, group, params):
         """Lists of parameters on one device, of one dtype."""
@@ -126,22 +162,32 @@ class RuleOptimizer(torch.optim.Optimizer):
             if kahan and _keeps_lost(group, p) and "lost" not in state:
                 state["lost"] = torch.zeros_like(_real(p), memory_format=torch.preserve_format)
             if p.numel():
-                buckets.setdefault((p.device, p.dtype, p.grad.dtype), []).append(p)
+                buckets.setdefault((p.device, p.dtype, _gradient(p).dtype), []).append(p)
         return buckets.values()
 
     def _init_state(self, group, p):
-        state, real = self.state[p], _real(p)
-        if self._counts:
+        state, real, rule = self.state[p], _real(p), self._rule(group)
+        dtype = group["state_dtype"]
+        if rule.counts:
             state["step"] = torch.zeros((), dtype=torch.float32, device=_place_of_count(group, p))
-        for name in self._tensors:
-            state[name] = torch.zeros_like(real, dtype=group["state_dtype"], memory_format=torch.preserve_format)
-        for name, _ in self._singles:
-            state[name] = torch.zeros((), dtype=_precision(p), device=p.device)
+        for name, form in rule.states:
+            if form == "tensor":
+                state[name] = torch.zeros_like(real, dtype=dtype, memory_format=torch.preserve_format)
+            elif form in ("scalar", "global"):
+                state[name] = torch.zeros((), dtype=_precision(p), device=p.device)
+            elif isinstance(form, tuple):
+                state[name] = real.new_zeros(self._view(group, p).sides(*form), dtype=dtype)
+            else:
+                zero = torch.zeros_like(self._seen(group, [p])[0], dtype=_precision(p))
+                state.update(zip(_stored(name, form), form.blank(zero), strict=False))
 
-    @property
-    def _counts(self):
-        """Whether the rule needs to know how often a parameter was stepped."""
-        return "t" in self._numbers or "progress" in self._numbers
+    def _seen(self, group, params, xs=None):
+        """Tensors like the parameters (None: the parameters) as the rule sees them."""
+        return [_real(p) for p in params] if xs is None else xs
+
+    def _unseen(self, group, params, xs):
+        """Back from that."""
+        return xs
 
     def _step_together(self, group, params):
         fused = group["fused"]
@@ -152,15 +198,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         if not self._unscaled():
             return
-        alone = group["foreach"] is False and not self._gathers
+        alone = group["foreach"] is False and not self._rule(group).gathers
         for bucket in [[p] for p in params] if alone else self._equally_old(group, params):
             self._step_with_torch(group, bucket)
 
     def _equally_old(self, group, params):
         """Lists of parameters that were stepped equally often; on a device the counts are taken to be equal."""
-        if torch.compiler.is_compiling() and self._counts and not self._gathers:
+        rule = self._rule(group)
+        if torch.compiler.is_compiling() and rule.counts and not rule.gathers:
             return [[p] for p in params]  # the compiled step must be right for all counts
-        if not self._counts or group["capturable"] or torch.compiler.is_compiling():
+        if not rule.counts or group["capturable"] or torch.compiler.is_compiling():
             return [params]
         buckets = {}
         for p in params:
@@ -169,9 +216,11 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _values(self, group, step):
         """What the rule reads beside tensors, in its order; `step` is the count with this step."""
-        found = {"t": step, "progress": step / group["total_steps"] if "progress" in self._numbers else None}
-        found.update(zip(self._betas, group.get("betas", ()), strict=True))
-        values = [found[name] if name in found else group[name] for name in self._numbers]
+        rule = self._rule(group)
+        found = {"t": step, "progress": step / group["total_steps"] if "progress" in rule.numbers else None}
+        if rule.betas:
+            found.update(zip(rule.betas, group["betas"], strict=True))
+        values = [found[name] if name in found else group[name] for name in rule.numbers]
         return [x.reshape(()) if isinstance(x, torch.Tensor) else x for x in values]
 
     # --- with torch's own functions ---
@@ -182,31 +231,61 @@ class RuleOptimizer(torch.optim.Optimizer):
         return found_inf is None or not bool(found_inf.item())
 
     def _step_with_torch(self, group, params):
-        precision, states = _precision(params[0]), [self.state[p] for p in params]
+        rule, precision = self._rule(group), _precision(params[0])
+        states = [self.state[p] for p in params]
         step = None
-        if self._counts:
+        if rule.counts:
             torch._foreach_add_([s["step"] for s in states], 1)
             step = states[0]["step"]
             if not (group["capturable"] or torch.compiler.is_compiling()):
                 step = step.item()
         apart = group["differentiable"]  # then what the rule reads must outlive the step
         w = [_real(p).to(precision, copy=apart) for p in params]
-        g = [_real(p.grad).to(precision) for p in params]
+        g = [_real(_gradient(p)).to(precision) for p in params]
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             g = [x / scale.to(x.device) for x in g]
         if group["maximize"]:
             g = torch._foreach_neg(g)
-        old = [[s[name].to(precision, copy=apart) for s in states] for name in self._tensors]
-        singles = [[s[name].clone() if apart else s[name] for s in states] for name, _ in self._singles]
-        old += [values if each else values[0] for values, (_, each) in zip(singles, self._singles, strict=True)]
-        update, *new = self._update(w, g, *old, *self._values(group, step))
-        for name, values in zip(self._tensors, new, strict=False):
-            _overwrite([s[name] for s in states], values)
-        for (name, each), values in zip(self._singles, new[len(self._tensors) :], strict=True):
+        seen = self._seen(group, params, w)
+        old = [self._read(group, params, seen, name, form) for name, form in rule.states]
+        given = [*self._values(group, step), *self._inputs(group, params, step)]
+        ends = rule.update(seen, self._seen(group, params, g), *old, *given)
+        update, *new = ends if rule.states else (ends,)
+        for (name, form), values in zip(rule.states, new, strict=True):
+            self._keep(group, params, name, form, values)
+        self._write(group, params, w, self._unseen(group, params, update))
+
+    def _inputs(self, group, params, step):
+        """What the rule reads beside tensors and numbers."""
+        return []
+
+    def _read(self, group, params, seen, name, form):
+        """A state of these parameters as the rule sees it."""
+        states, apart = [self.state[p] for p in params], group["differentiable"]
+        if form in ("scalar", "global"):
+            values = [s[name].clone() if apart else s[name] for s in states]
+            return values if form == "scalar" else values[0]
+        if form == "tensor" or isinstance(form, tuple):
+            values = [s[name].to(seen[0].dtype, copy=apart) for s in states]
+            return self._seen(group, params, values) if form == "tensor" else values
+        stored = [[s[key] for key in _stored(name, form) if key in s] for s in states]
+        return [form.read(parts, x) for parts, x in zip(stored, seen, strict=True)]
+
+    def _keep(self, group, params, name, form, values):
+        """Writes a state's new values."""
+        states = [self.state[p] for p in params]
+        if form in ("scalar", "global"):
             for place, state in enumerate(states):
-                state[name].copy_(values[place] if each else values)
-        self._write(group, params, w, update)
+                state[name].copy_(values[place] if form == "scalar" else values)
+        elif form == "tensor" or isinstance(form, tuple):
+            values = self._unseen(group, params, values) if form == "tensor" else values
+            _overwrite([s[name] for s in states], values)
+        else:
+            for state, x in zip(states, values, strict=True):
+                drawn = functools.partial(torch.rand, device=x.device)
+                for key, part in zip(_stored(name, form), form.write(x, drawn), strict=False):
+                    state[key].copy_(part)
 
     def _write(self, group, params, w, update):
         """The parameters less the update, rounded to their dtype as the group has it."""
@@ -231,25 +310,23 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step_fused(self, group, params):
         """Whether the step was taken by a kernel over all tensors; where not, nothing was changed."""
-        rows = self._rows(group, params)
+        rule, on_cpu = self._rule(group), params[0].device.type == "cpu"
+        rows = self._rows(group, params) if (rule.kernel_c if on_cpu else rule.kernel_triton) else None
         if rows is None:
             return False
-        if params[0].device.type == "cpu":
-            done = bool(self._kernel_c) and self._step_on_cpu(group, rows)
-        else:
-            done = bool(self._kernel_triton) and self._step_on_gpu(group, rows)
+        done = self._step_on_cpu(group, rows) if on_cpu else self._step_on_gpu(group, rows)
         if done and type(params[0]) not in _PLAIN:  # the kernel knows shards alone
             torch.autograd.graph.increment_version([*params, *(x for p in params for x in self.state[p].values())])
         return done
 
     def _rows(self, group, params):
         """Weights, gradients, states and counts as lists of tensors that lie alike in memory; None if they do not."""
-        plain = all(type(p) in _PLAIN for p in params)
-        if not plain and (self._reduces or not all(hasattr(p, "to_local") for p in params)):
+        rule, plain = self._rule(group), all(type(p) in _PLAIN for p in params)
+        if not plain and (rule.reduces or not all(hasattr(p, "to_local") for p in params)):
             return None  # a shard does not know the sum over all
         states = [self.state[p] for p in params]
-        rows = [params, [p.grad.resolve_neg() for p in params]]  # a view may hold the negative of its memory
-        names = [*self._tensors, *(name for name, _ in self._singles)]
+        rows = [params, [_gradient(p).resolve_neg() for p in params]]  # a view may hold the negative of its memory
+        names = [*rule.tensors, *(name for name, _ in rule.singles)]
         lost = _keeps_lost(group, params[0])
         names += ["lost"] if lost else []
         rows += [[s[name] for s in states] for name in names]
@@ -262,31 +339,31 @@ class RuleOptimizer(torch.optim.Optimizer):
             if not all(_is_dense(p) for p in w):
                 return None
             rows[1] = [_laid_out(g, p) for g, p in zip(rows[1], w, strict=True)]
-            count = len(self._tensors) + lost
-            tensors = [row for row, name in zip(rows[2:], names, strict=True) if name not in dict(self._singles)]
+            count = len(rule.tensors) + lost
+            tensors = [row for row, name in zip(rows[2:], names, strict=True) if name not in dict(rule.singles)]
             if not all(x.stride() == p.stride() for row in tensors[:count] for x, p in zip(row, w, strict=True)):
                 return None
-        if self._counts:
+        if rule.counts:
             rows.append([s["step"] for s in states])
         return rows
 
     def _step_on_cpu(self, group, rows):
-        weight, grad = rows[0][0], rows[1][0]
-        state = rows[2][0].dtype if self._tensors else weight.dtype
-        if self._tensors and any(x.dtype != state for row in rows[2 : 2 + len(self._tensors)] for x in row):
+        rule, weight, grad = self._rule(group), rows[0][0], rows[1][0]
+        state = rows[2][0].dtype if rule.tensors else weight.dtype
+        if rule.tensors and any(x.dtype != state for row in rows[2 : 2 + len(rule.tensors)] for x in row):
             return False
         rounding = group["rounding"] if weight.dtype in _SHORT else "nearest"
         scale = -1.0 if group["maximize"] else 1.0
         if getattr(self, "grad_scale", None) is not None:
             scale /= self.grad_scale.item()
         dtypes = weight.dtype, grad.dtype, state
-        library = _library(self._kernel_c, type(self).__name__, *dtypes, rounding, scale != 1)
+        library = _library(rule.kernel_c, type(self).__name__, *dtypes, rounding, scale != 1)
         if library is None:
             return False
         if not self._unscaled():
             return True
         seed = int(torch.randint(1 << 62, ())) if rounding == "stochastic" else 0
-        step = rows[-1][0].item() + 1 if self._counts else None
+        step = rows[-1][0].item() + 1 if rule.counts else None
         values = array.array("d", [float(x) for x in self._values(group, step)])
         sizes = array.array("q", [p.numel() for p in rows[0]])
         table = array.array("q", [x.data_ptr() for row in rows for x in row])
@@ -304,12 +381,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         return True
 
     def _step_on_gpu(self, group, rows):
-        step = _gpu_step(self._kernel_triton, type(self).__name__)
+        rule = self._rule(group)
+        step = _gpu_step(rule.kernel_triton, type(self).__name__)
         if step is None or (group["rounding"] != "nearest" and rows[0][0].dtype in _SHORT):
             return False
         device, count = rows[0][0].device, None
         scale, found_inf = (self._on(device, name) for name in ("grad_scale", "found_inf"))
-        steps = rows.pop() if self._counts else []
+        steps = rows.pop() if rule.counts else []
         if steps and steps[0].device.type == "cpu":
             counts = [x.item() for x in steps]
             if len(set(counts)) > 1:
@@ -323,8 +401,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         if steps:
             torch._foreach_add_(steps, 1)
         values = self._values(group, steps[0] if steps and count is None else count)
-        numbers = {name: x for name, x in zip(self._numbers, values, strict=True) if name != "t" or count is not None}
-        states, singles = rows[2 : 2 + len(self._tensors)], rows[2 + len(self._tensors) :]
+        numbers = {name: x for name, x in zip(rule.numbers, values, strict=True) if name != "t" or count is not None}
+        states, singles = rows[2 : 2 + len(rule.tensors)], rows[2 + len(rule.tensors) :]
         step(rows[0], rows[1], states, singles, steps, numbers, maximize=group["maximize"], grad_scale=scale,
              found_inf=found_inf)  # fmt: skip
         if steps and count is None and found_inf is not None:
@@ -359,6 +437,21 @@ def _place_of_count(group, p):
 def _keeps_lost(group, p):
     """Whether what rounding loses is kept beside a parameter."""
     return group["rounding"] == "kahan" and p.dtype in _SHORT
+
+
+def _gradient(p):
+    """The gradient; where a rule reads none the parameter, in its place."""
+    return p if p.grad is None else p.grad
+
+
+def _is_codec(form):
+    """Whether a state is kept otherwise than as it is computed."""
+    return not isinstance(form, (str, tuple))
+
+
+def _stored(name, codec):
+    """Under what names a state in a codec is kept."""
+    return [name + end for end in codec.parts]
 
 
 def _real(x):

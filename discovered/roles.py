@@ -1,10 +1,13 @@
-"""The role of every parameter of a torch module: matrix, vector, embedding or head."""
+"""The role of every parameter of a torch module: matrix, vector, embedding or head.
+
+Exported files of rules that act by role carry this text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..dsl.errors import did_you_mean, quoted
 from ..dsl.parameter import ROLES
@@ -48,6 +51,23 @@ def roles_of(module: nn.Module, overrides: Mapping[str, str] | None = None) -> d
         return "head" if parameter is head else "matrix"
 
     return {name: role(name, parameter) for name, parameter in module.named_parameters()}
+
+
+def role_groups(module: nn.Module, overrides: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Parameter groups by role, with names: what an optimizer takes whose rule acts by role.
+
+    Takes and raises what `roles_of` does.
+
+    >>> from torch import nn
+    >>> groups = role_groups(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 9)))
+    >>> [(group["role"], [name for name, _ in group["params"]]) for group in groups]
+    [('matrix', ['0.weight']), ('vector', ['0.bias', '1.bias']), ('head', ['1.weight'])]
+    """
+    groups: dict[str, list[Any]] = {}
+    roles = roles_of(module, overrides)
+    for name, parameter in module.named_parameters():
+        groups.setdefault(roles[name], []).append((name, parameter))
+    return [{"params": params, "role": role} for role, params in groups.items()]
 
 
 def _overridden(names: list[str], overrides: Mapping[str, str]) -> dict[str, str]:

@@ -10,8 +10,9 @@ import numpy as np
 from .abstract import known_numbers
 from .flow import Flow, Node, flow
 from .interval import ALL, Interval, elementwise, hull, product, quotient
-from .kind import Kind, extent
+from .kind import Kind
 from .ops import OPS
+from .parameter import extent
 from .program import FIRST, LR, PROGRESS, Arg, Const, Program, T, W
 
 _WIDEST = 4.0**20  # a state that grows past it is taken to be unbounded

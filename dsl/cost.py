@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .flow import Flow, flow, needs_matrices
-from .kind import Kind, extent
+from .kind import Kind
 from .ops import OPS
+from .parameter import extent
 from .program import GAUSS_NEWTON, HUTCHINSON, TWO_POINT, Arg, Const, G, Program, State, T
 
 Shape: TypeAlias = tuple[int, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 
 def dynamic_tree(signed: bool) -> list[float]:
     """The 256 values from -1 (unsigned: 0) to 1, rising; the lower a decade, the fewer values it has.
@@ -15,6 +17,6 @@ def dynamic_tree(signed: bool) -> list[float]:
     for decade in range(7):
         count = 2**decade if signed else 2 ** (decade + 1)
         edges = [0.1 + 0.9 * i / count for i in range(count + 1)]
-        middles = [10.0 ** (decade - 6) * (low + high) / 2 for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        middles = [10.0 ** (decade - 6) * (low + high) / 2 for low, high in pairwise(edges)]
         values += [*middles, *(-x for x in middles if signed)]
     return sorted(values)

@@ -108,14 +108,3 @@ def _axis(a: Axis, b: Axis) -> Axis | None:
     if a == 1 or b == 1:
         return b if a == 1 else a
     return a if a == b else None
-
-
-def extent(axis: Axis, shape: tuple[int, int]) -> int:
-    """The length of an axis for a matrix of this shape (fan_out, fan_in).
-
-    >>> [extent(a, (8, 3)) for a in ("fan_out", "fan_in", "short", "long", 1, 4)]
-    [8, 3, 3, 8, 1, 3]
-    """
-    if isinstance(axis, int):
-        return min(axis, *shape)
-    return {"fan_out": shape[0], "fan_in": shape[1], "short": min(shape), "long": max(shape)}[axis]

@@ -9,14 +9,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .kind import Axis, extent
-
 ROLES: tuple[str, ...] = ("matrix", "vector", "embedding", "head")
 
 
 def infer_role(shape: Sequence[int]) -> str:
     """The role of a parameter of which nothing else is known: a matrix where it has two axes or more."""
     return "matrix" if len(shape) > 1 else "vector"
+
+
+def extent(axis: str | int, shape: tuple[int, int]) -> int:
+    """The length of an axis for a matrix of this shape (fan_out, fan_in).
+
+    >>> [extent(a, (8, 3)) for a in ("fan_out", "fan_in", "short", "long", 1, 4)]
+    [8, 3, 3, 8, 1, 3]
+    """
+    if isinstance(axis, int):
+        return min(axis, *shape)
+    return {"fan_out": shape[0], "fan_in": shape[1], "short": min(shape), "long": max(shape)}[axis]
 
 
 class ParameterView:
@@ -35,7 +44,7 @@ class ParameterView:
         assert self.flat is not None, "see check_matrices"
         return self.flat[::-1] if self.role == "embedding" else self.flat
 
-    def sides(self, rows: Axis, columns: Axis) -> tuple[int, int]:
+    def sides(self, rows: str | int, columns: str | int) -> tuple[int, int]:
         """The shape of a matrix with these axes."""
         return extent(rows, self.matrix), extent(columns, self.matrix)
 

@@ -25,9 +25,11 @@ class Blocks:
         self.least, self.signed = least, signed
 
     def blank(self, x):
+        """The tensors of a zero state like x."""
         return self.write(torch.zeros_like(x), None)
 
     def write(self, x, uniform):
+        """Those of x."""
         if x.numel() < self.least:
             return [x]
         flat = torch.nn.functional.pad(x.reshape(-1), (0, -x.numel() % 256)).view(-1, 256)
@@ -38,6 +40,7 @@ class Blocks:
         return [codes.to(torch.uint8).view(-1)[: x.numel()].view(x.shape), scale]
 
     def read(self, kept, like):
+        """The state that they hold, in the dtype of `like`."""
         if len(kept) == 1:
             return kept[0].to(like.dtype)
         codes, scale = kept
@@ -52,15 +55,18 @@ class Half:
     parts = ("",)
 
     def blank(self, x):
+        """The tensors of a zero state like x."""
         return [torch.zeros_like(x, dtype=torch.bfloat16)]
 
     def write(self, x, uniform):
+        """Those of x."""
         exponent = torch.frexp(x)[1]
         drawn = torch.as_tensor(uniform(x.shape), dtype=x.dtype, device=x.device)
         whole = torch.floor(torch.ldexp(x, 8 - exponent) + drawn)
         return [torch.where(torch.isfinite(x), torch.ldexp(whole, exponent - 8), x).to(torch.bfloat16)]
 
     def read(self, kept, like):
+        """The state that they hold, in the dtype of `like`."""
         return kept[0].to(like.dtype)
 
 
@@ -73,16 +79,19 @@ class LowRank:
         self.rank = rank
 
     def blank(self, x):
+        """The tensors of a zero state like x."""
         rank = min(self.rank, *x.shape)
         return [x.new_zeros(x.shape[0], rank), x.new_zeros(rank, x.shape[1])]
 
     def write(self, x, uniform):
+        """Those of x."""
         if not bool(torch.isfinite(x).all()):
             return [torch.full_like(part, math.nan) for part in self.blank(x)]
         u, s, v = torch.linalg.svd(x, full_matrices=False)
         return [u[:, : self.rank] * s[: self.rank], v[: self.rank]]
 
     def read(self, kept, like):
+        """The state that they hold, in the dtype of `like`."""
         return kept[0].to(like.dtype) @ kept[1].to(like.dtype)
 
 

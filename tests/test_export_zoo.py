@@ -1,0 +1,349 @@
+"""Every catalogued rule exports to torch and follows its meaning: roles, matrices, codecs, draws, estimates."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stepsmith.discovered import entries, load, torch_class
+from stepsmith.discovered.roles import role_groups
+from stepsmith.dsl import Program
+from stepsmith.dsl.draws import noise, projection
+from stepsmith.dsl.interpret import Interpreter
+from stepsmith.dsl.program import RESERVED
+from stepsmith.dsl.schedules import multipliers
+
+sys.path.append(str(Path(__file__).parent))
+
+from test_zoo_adaptive import oracles
+from test_zoo_matrix import program_of as shortened
+
+SHAPES = [(6, 4), (3, 7), (5,), (8, 3), (4, 2, 3), (), (7, 5), (6, 4)]
+#: Bases of nearly square matrices are unique, see test_zoo_matrix.
+NEARLY_SQUARE = [(6, 5), (6, 7), (5,), (8, 7), (5, 2, 3), (), (5, 6), (6, 5)]
+ROLES = ["matrix", "matrix", "vector", "embedding", "matrix", "vector", "head", "matrix"]
+STEPS, SEED = 50, 3
+RULES = [e.name for e in entries() if not e.program.schedule]
+BY_ROLE = [name for name in RULES if load(name).fallback is not None]
+TINY = "def tiny(w, g, m: int8(8), v: uint8(8), lr=0.1):\n m = interp(g, m, 0.9)\n v = interp(g * g, v, 0.99)\n" \
+       " return lr * m / (sqrt(v) + 1e-3), m, v"  # fmt: skip
+OWN = {
+    "tiny": TINY,
+    "low_rank": "def low(w, g, m: low_rank(2), lr=0.1) for matrix else tail:\n m = interp(g, m, 0.9)\n"
+    " return lr * m, m\ndef tail(w, g, lr=0.2):\n return lr * sign(g)",
+    "seen_as_matrices": "def seen(w, g, m, n: scalar, r: [fan_out, 1], lr=0.1) for matrix, embedding, head else tail:\n"
+    " m = interp(g, m, 0.5)\n n = n + rms(m)\n r = interp(mean(square(g), fan_in), r, 0.9)\n"
+    " return lr * (m / sqrt(r) + n * w), m, n, r\ndef tail(w, g, lr=0.2):\n return lr * sign(g)",
+    "noisy": "def noisy(w, g, m, noise, lr=0.1):\n m = interp(g + 0.1 * noise, m, 0.9)\n return lr * m, m",
+    "numbers_first": "def first(w, g, n: scalar, b: global, m, lr=0.1):\n"
+    " return lr * (m + n + b), n + rms(g), b + 1, interp(g, m, 0.9)",
+}
+
+
+def program_of(name: str) -> Program:
+    return Program.parse(OWN[name]) if name in OWN else shortened(name)
+
+
+def weights(dtype: torch.dtype = torch.float64, shapes: list[tuple[int, ...]] = SHAPES) -> list[nn.Parameter]:
+    random = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(s, generator=random, dtype=torch.float64).to(dtype)) for s in shapes]
+
+
+def gradients(step: int, params: list) -> list[np.ndarray]:
+    random = np.random.default_rng(step)
+    return [np.asarray(random.standard_normal(p.shape)) for p in params]
+
+
+def groups(params: list[nn.Parameter]) -> list[dict]:
+    return [{"params": [p], "role": role} for p, role in zip(params, ROLES, strict=True)]
+
+
+def made(program: Program, params: list[nn.Parameter], given: list | None = None, **more) -> torch.optim.Optimizer:
+    """The exported class on these, with numpy's draws in place of torch's."""
+    cls = torch_class(program, "Rule")
+    more |= {"total_steps": STEPS} if "total_steps" in inspect.signature(cls).parameters else {}
+    by_role = program.fallback is not None
+    optimizer = cls(given or (groups(params) if by_role else params), **more)
+    place = {p: i for i, p in enumerate(params)}
+
+    def drawn(group, what, step, p, shape):
+        index = place[p]
+        return torch.as_tensor(
+            {
+                "noise": lambda: noise(SEED, step + 1, index, tuple(shape)),
+                "projection": lambda: projection(SEED, step, index, tuple(shape)),
+            }[what]()
+        ).to(p)
+
+    if hasattr(cls, "_drawn"):
+        optimizer._drawn = drawn
+    return optimizer
+
+
+def follow(optimizer: torch.optim.Optimizer, program: Program, params: list[nn.Parameter], steps: range) -> None:
+    """Steps on the gradients, and the estimates, of these counts."""
+    wanted = {name for part in program.parts() for name in names_of_estimates(part)}
+    for t in steps:
+        for p, g in zip(params, gradients(t, params), strict=True):
+            p.grad = torch.as_tensor(g).to(p)
+        given = oracles(t, [p.detach().numpy() for p in params])
+        more = {n: dict(zip(params, map(torch.as_tensor, given[n]), strict=True))
+                for n in wanted - {"two_point"} if n in given}  # fmt: skip
+        losses = iter((2e-3 * given["two_point"], 0.0))
+        args = [lambda losses=losses: torch.tensor(next(losses), dtype=torch.float64)] if "two_point" in wanted else []
+        optimizer.step(*args, **more)
+
+
+def names_of_estimates(part: Program) -> list[str]:
+    return [RESERVED[slot] for slot, _ in part.periods]
+
+
+def meaning(program: Program, w: list[np.ndarray], steps: int) -> list[list[np.ndarray]]:
+    """The weights after each step, by numpy."""
+    found = []
+    runner = Interpreter(program, [x.shape for x in w], roles=ROLES, seed=SEED)
+    for t in range(1, steps + 1):
+        update = runner.step(w, gradients(t, w), 1.0, t, t / STEPS, oracles(t, w))
+        w = [x - u for x, u in zip(w, update, strict=True)]
+        found.append(w)
+    return found
+
+
+@pytest.mark.parametrize("name", [*RULES, *OWN])
+def test_every_rule_follows_its_meaning(name):
+    program, params = program_of(name), weights(shapes=NEARLY_SQUARE if name == "soap" else SHAPES)
+    optimizer = made(program, params)
+    for t, expected in enumerate(meaning(program, [p.detach().numpy().copy() for p in params], STEPS), 1):
+        follow(optimizer, program, params, range(t, t + 1))
+        for p, x in zip(params, expected, strict=True):
+            assert np.abs(p.detach().numpy() - x).max() <= 1e-7 * max(1.0, np.abs(x).max()), (t, p.shape)
+
+
+@pytest.mark.parametrize("how", ["copy", "pickle", "state"])
+@pytest.mark.parametrize("name", [*BY_ROLE, *OWN, "adam8bit", "adahessian", "onebit_adam"])
+def test_a_copy_goes_on_exactly(name, how):
+    program, params = program_of(name), weights(torch.float32)
+    optimizer = made(program, params)
+    follow(optimizer, program, params, range(1, 4))
+    clones = [nn.Parameter(p.detach().clone()) for p in params]
+    if how == "state":
+        other = made(program, clones)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    else:
+        given = vars(optimizer).pop("_drawn", None)
+        other = copy.deepcopy(optimizer) if how == "copy" else pickle.loads(pickle.dumps(optimizer))
+        if given is not None:
+            optimizer._drawn = given
+        clones = [p for group in other.param_groups for p in group["params"]]
+        if hasattr(type(other), "_drawn"):
+            other._drawn = lambda group, what, step, p, shape: given(group, what, step, params[place[p]], shape)
+            place = {p: i for i, p in enumerate(clones)}
+    follow(optimizer, program, params, range(4, 8))
+    follow(other, program, clones, range(4, 8))
+    assert all(torch.equal(p, q) for p, q in zip(params, clones, strict=True))
+
+
+@pytest.mark.parametrize("name", [*RULES, *OWN])
+def test_ways_of_a_step_agree(name):
+    program, found = program_of(name), []
+    for way in ({}, {"foreach": True}, {"foreach": False}):
+        params = weights()
+        optimizer = made(program, params, **way)
+        follow(optimizer, program, params, range(1, 4))
+        found.append(params)
+    for one in found[1:]:
+        assert all(torch.allclose(p, q, rtol=1e-9, atol=1e-12) for p, q in zip(found[0], one, strict=True))
+
+
+@pytest.mark.parametrize("name", [e.name for e in entries() if e.program.schedule])
+def test_a_schedule_steers_any_optimizer(name):
+    program = load(name)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.5)
+    scheduler, rates = program.torch()(optimizer, STEPS), []
+    for _ in range(STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(list(0.5 * multipliers(program, np.arange(1, STEPS + 1) / STEPS)))
+    with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
+        program.torch()(optimizer, 0)
+
+
+# --- roles --------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_split_by_role_and_keep_their_own_numbers():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    muon = torch_class(load("muon"))
+    by_shape = muon(model.parameters(), lr=0.04)
+    assert [(g["role"], len(g["params"]), g["lr"]) for g in by_shape.param_groups] == [
+        ("matrix", 3, 0.04), ("vector", 2, 0.002)]  # fmt: skip
+    assert {"beta"} == {*by_shape.param_groups[0]} - {*by_shape.param_groups[1]}
+    assert {"betas", "eps"} == {*by_shape.param_groups[1]} - {*by_shape.param_groups[0]}
+    known = muon(role_groups(model), adamw_lr=1e-4, adamw_betas=(0.8, 0.9))
+    assert [(g["role"], g["lr"], g["param_names"]) for g in known.param_groups] == [
+        ("embedding", 1e-4, ["0.weight"]), ("matrix", 0.02, ["1.weight"]),
+        ("vector", 1e-4, ["1.bias", "2.bias"]), ("head", 1e-4, ["2.weight"])]  # fmt: skip
+    assert known.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_what_a_group_says_holds_for_all_its_parameters():
+    params = weights()
+    group = {"params": params, "weight_decay": 0.0, "lr": 0.5, "adamw_eps": 1e-3}
+    optimizer = torch_class(load("muon"))([group])
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.5, 0.0), (0.5, 0.0)]
+    assert optimizer.param_groups[1]["eps"] == 1e-3
+    optimizer = torch_class(load("muon"))(params[:1])
+    optimizer.add_param_group({"params": params[2:]})
+    assert [g["role"] for g in optimizer.param_groups] == ["matrix", "vector", "matrix"]
+
+
+def test_schedulers_keep_the_ratio_of_the_rates():
+    optimizer = torch_class(load("muon"))(weights())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    optimizer.step()
+    scheduler.step()
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.01, 0.0005])
+
+
+def test_matrices_step_as_torch_s_muon():
+    params, others = ([nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(1)))
+                       for s in ((8, 4), (4, 8), (8, 4))] for _ in range(2))  # fmt: skip
+    ours = torch_class(load("muon"))(params, lr=0.02, weight_decay=0.1)
+    theirs = torch.optim.Muon(others, lr=0.02, weight_decay=0.1, momentum=0.95)
+    for t in range(5):
+        for p, q in zip(params, others, strict=True):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(t))
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    for p, q in zip(params, others, strict=True):  # torch iterates in bfloat16
+        assert (p - q).abs().max() < 0.05 * 5 * 0.02 * 2**0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [({"role": "matirx"}, "role must be one of matrix, vector, embedding, head, not 'matirx'"),
+     ({"role": "matrix"}, r"parameter 2 has shape \(5,\): no rows and columns, so its role is vector, not matrix"),
+     ({"params": {1}}, "optimizer parameters need to be organized in ordered collections"),
+     ({"params": [1]}, "only optimize Tensors")],
+)  # fmt: skip
+def test_wrong_groups_are_refused(wrong, says):
+    with pytest.raises((ValueError, TypeError), match=says):
+        torch_class(load("muon"))([{"params": weights(), **wrong}])
+
+
+def test_arguments_of_the_fallback_are_checked():
+    for wrong, says in (({"adamw_lr": -1.0}, "adamw_lr must be at least 0"), ({"adamw_betas": (1.0, 0.9)}, "adamw_bet"),
+                        ({"lr": -1.0}, "lr must be at least 0"), ({"adamw_eta": 1}, "adamw_eta")):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=says):
+            torch_class(load("muon"))(weights(), **wrong)
+
+
+# --- codecs -------------------------------------------------------------------------------------------------
+
+
+def test_states_are_kept_in_8_bits():
+    p = nn.Parameter(torch.randn(100, 100))
+    optimizer = torch_class(load("adam8bit"))([p])
+    p.grad = torch.randn_like(p)
+    optimizer.step()
+    state = optimizer.state[p]
+    assert (state["m"].dtype, state["m"].shape) == (torch.uint8, p.shape)
+    assert state["m_scale"].shape == (40,)
+    kept = sum(x.numel() * x.element_size() for x in state.values())
+    assert kept < 2.1 * p.numel()
+    other = torch_class(load("adam8bit"))([nn.Parameter(p.detach().clone())])
+    other.load_state_dict(optimizer.state_dict())
+    loaded = next(iter(other.state.values()))
+    assert all(loaded[key].dtype == value.dtype and torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_a_bfloat16_state_is_right_on_average():
+    p = nn.Parameter(torch.zeros(20000))
+    optimizer = torch_class(Program.parse("def f(w, g, m: bf16, lr=1.0):\n m = m + g\n return lr * 0 * m, m"))([p])
+    p.grad = torch.full_like(p, 1 + 2**-9)  # a quarter of the way between two bfloat16 numbers
+    optimizer.step()
+    m = optimizer.state[p]["m"]
+    assert m.dtype == torch.bfloat16
+    assert set(m.float().unique().tolist()) == {1.0, 1 + 2**-7}
+    assert abs(m.double().mean().item() - (1 + 2**-9)) < 4 * 2**-7 * (3 / 16 / 20000) ** 0.5
+
+
+# --- draws and estimates ------------------------------------------------------------------------------------
+
+
+def test_a_curvature_is_worked_out_where_the_graph_is_there():
+    torch.manual_seed(0)
+    w = nn.Parameter(torch.randn(4000, dtype=torch.float64))
+    diagonal = torch.linspace(1, 2, 4000, dtype=torch.float64)
+    optimizer = torch_class(load("adahessian"))([w], lr=0.1)
+    loss = 0.5 * (diagonal * w * w).sum() + 0.01 * w.sum() ** 2
+    loss.backward(create_graph=True)
+    before = w.detach().clone()
+    optimizer.step()
+    v = optimizer.state[w]["v"] / (1 - 0.999)  # the square of z * (H z) on average over z
+    assert abs((v.sqrt() - diagonal).mean().item()) < 1.3
+    assert (before != w).all()
+
+
+def test_an_estimate_that_is_due_must_be_there():
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    for name, says in (("adahessian", r"AdaHessian|Adahessian reads hutchinson at this step: call backward"),
+                       ("sophia", r"Sophia reads gauss_newton at this step: give step\(gauss_newton=")):  # fmt: skip
+        optimizer = torch_class(load(name))([p])
+        with pytest.raises(RuntimeError, match=says):
+            optimizer.step()
+        assert (p == 1).all()
+    sophia = torch_class(load("sophia"))([p])
+    assert sophia.due() == ["gauss_newton"]
+    sophia.step(gauss_newton={p: torch.ones(3)})
+    assert sophia.due() == []
+    sophia.step()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'guass_newton'"):
+        sophia.step(guass_newton={})
+
+
+def test_losses_at_two_points_come_from_the_closure():
+    torch.manual_seed(0)
+    w, target = nn.Parameter(torch.zeros(4, 4)), torch.randn(4, 4)
+    optimizer = torch_class(load("mezo"))([w], lr=0.02)
+
+    def closure() -> torch.Tensor:
+        assert not torch.is_grad_enabled()
+        return ((w - target) ** 2).sum()
+
+    first = optimizer.step(closure)
+    for _ in range(300):
+        last = optimizer.step(closure)
+    assert last < 0.1 * first
+    with pytest.raises(RuntimeError, match=r"reads differences of losses: call step\(closure\)"):
+        optimizer.step()
+
+
+def test_draws_depend_on_seed_and_step_alone():
+    program = Program.parse(OWN["noisy"])
+
+    def trained(seed: int, again: bool = False) -> torch.Tensor:
+        p = nn.Parameter(torch.zeros(5))
+        optimizer = torch_class(program)([p], seed=seed)
+        for _ in range(4):
+            p.grad = torch.ones(5)
+            optimizer.step()
+            if again:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = torch_class(program)([p], seed=seed)
+                optimizer.load_state_dict(state)
+        return p.detach()
+
+    assert torch.equal(trained(1), trained(1, again=True))
+    assert not torch.equal(trained(1), trained(2))
