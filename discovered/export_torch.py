@@ -111,14 +111,13 @@ def _class(text: str, class_name: str) -> type[torch.optim.Optimizer]:
     scope: dict[str, Any] = {"__name__": __name__}
     exec(compile(text, file, "exec"), scope)  # our own text, made from the op table
     linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # tracebacks show it
-    made = scope[class_name]
-    if not isinstance(made, type):
-        return made
+    made: Any = scope[class_name]
 
     def reduce(self: torch.optim.Optimizer) -> tuple[Callable[..., Any], tuple[str, str], Any]:
         return _blank, (text, class_name), self.__getstate__()
 
-    made.__reduce__ = reduce
+    if isinstance(made, type):
+        setattr(made, "__reduce__", reduce)  # noqa: B010
     return made
 
 

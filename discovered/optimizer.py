@@ -177,6 +177,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 state[name] = torch.zeros((), dtype=_precision(p), device=p.device)
             elif isinstance(form, tuple):
                 state[name] = real.new_zeros(self._view(group, p).sides(*form), dtype=dtype)
+            elif hasattr(p, "to_local"):
+                raise RuntimeError(_SHARDED.format(type(self).__name__, name))
             else:
                 zero = torch.zeros_like(self._seen(group, [p])[0], dtype=_precision(p))
                 state.update(zip(_stored(name, form), form.blank(zero), strict=False))
@@ -422,6 +424,10 @@ _SHORT = (torch.bfloat16, torch.float16)
 _PLAIN = (torch.nn.Parameter, torch.Tensor)
 _UNLIKE = 1  # what a kernel answers where parameters were not stepped equally often
 _C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
+_SHARDED = (
+    "{} keeps {!r} in a codec of whole tensors, and a parameter is sharded; shard it otherwise than by DTensor, or take "
+    "a rule without codecs"
+)
 _SPARSE = (
     "{} does not take sparse gradients; use torch.optim.SparseAdam for these parameters, or make the layer with "
     "sparse=False"

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, var-annotated"
 """What torch spellings of op rows call. Exported files carry the text of those that they use."""
 
 import math
@@ -23,10 +23,11 @@ def _quantile(x, q):
 
 
 def _stacked(function, *lists):
-    """The function of each matrix, of those alike in shape at once."""
+    """The function of each matrix, of those alike in shape at once where a call costs more than its products."""
     alike = {}
     for place, xs in enumerate(zip(*lists, strict=True)):
-        alike.setdefault(tuple(x.shape for x in xs), []).append(place)
+        alone = xs[0].device.type == "cpu" and xs[0].numel() > 4096  # a CPU is slower on stacks of large ones
+        alike.setdefault((place if alone else -1, *(x.shape for x in xs)), []).append(place)
     found = [None] * len(lists[0])
     for places in alike.values():
         several = [[xs[i] for i in places] for xs in lists]

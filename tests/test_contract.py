@@ -228,7 +228,7 @@ def saved(optimizer: torch.optim.Optimizer) -> dict:
 
 def sums_over_parameters(name: str) -> bool:
     """Whether a rule reduces over all parameters that step together."""
-    return any(rule.gathers for rule in INFOS[name].optim_cls._rules)
+    return any(rule.gathers for rule in getattr(INFOS[name].optim_cls, "_rules", ()))
 
 
 @contextmanager

@@ -1,0 +1,22 @@
+"""Exported optimizers on parameters that two processes share (FSDP2), saved and loaded by distributed checkpointing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+RULES = ["lion", "adamw", "c_adamw", "muon", "adafactor", "galore"]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
+def test_shards_move_as_the_whole(tmp_path):
+    script = Path(__file__).with_name("sharded_checks.py")
+    command = [sys.executable, str(script), str(tmp_path / "store"), *RULES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused = "adam8bit: Adam8bit keeps 'm' in a codec of whole tensors, and a parameter is sharded; "
+    *lines, last = done.stdout.strip().split("\n")
+    assert lines == [f"{name} moves shards as the whole" for name in RULES]
+    assert last.startswith(refused)
