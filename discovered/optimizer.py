@@ -425,8 +425,8 @@ _PLAIN = (torch.nn.Parameter, torch.Tensor)
 _UNLIKE = 1  # what a kernel answers where parameters were not stepped equally often
 _C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
 _SHARDED = (
-    "{} keeps {!r} in a codec of whole tensors, and a parameter is sharded; shard it otherwise than by DTensor, or take "
-    "a rule without codecs"
+    "{} keeps {!r} in a codec of whole tensors, and a parameter is sharded; shard it otherwise than by DTensor, or "
+    "take a rule without codecs"
 )
 _SPARSE = (
     "{} does not take sparse gradients; use torch.optim.SparseAdam for these parameters, or make the layer with "
