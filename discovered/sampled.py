@@ -97,13 +97,15 @@ class Sampled:
             return closure()
         before = [p.detach().clone() for _, p in pairs]
         step, losses = pairs[0][0]["perturbation"], []
-        for side in (1, -1):
-            for (group, p), w in zip(pairs, before, strict=True):
-                z = self._drawn(group, "noise", self._count(p), p, _real(p).shape)
-                _real(p).copy_(_real(w) + side * step * z)
-            losses.append(closure())
-        for (_, p), w in zip(pairs, before, strict=True):
-            p.copy_(w)
+        try:
+            for side in (1, -1):
+                for (group, p), w in zip(pairs, before, strict=True):
+                    z = self._drawn(group, "noise", self._count(p), p, _real(p).shape)
+                    _real(p).copy_(_real(w) + side * step * z)
+                losses.append(closure())
+        finally:
+            for (_, p), w in zip(pairs, before, strict=True):
+                p.copy_(w)
         self._estimates["two_point"] = (float(losses[0]) - float(losses[1])) / (2 * step)
         return (losses[0] + losses[1]) / 2
 

@@ -1,12 +1,14 @@
-"""Two processes train a model whose parameters are sharded between them: python sharded_checks.py STORE NAME...
+"""Two processes train together: python sharded_checks.py STORE NAME...
 
-Each rule must move the shards as it moves the whole; prints a line for each.
+Each rule must move the shards of a model as it moves the whole, and means over workers must be over the processes;
+prints a line for each.
 """
 
 from __future__ import annotations
 
 import sys
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -15,6 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import stepsmith as ss
+from stepsmith import Program
+from stepsmith.dsl.interpret import Interpreter
 
 WORLD = 2
 
@@ -55,12 +59,29 @@ def check(name: str, rank: int) -> None:
         assert (difference > 1e-6).float().mean() < 1e-3, (name, p.shape, difference.max())
 
 
+def check_workers(rank: int) -> None:
+    """1-bit Adam, which averages what workers send, against its meaning for two workers."""
+    rule = Program.parse(str(ss.load("onebit_adam")).replace("freeze=100000.0", "freeze=2.0"))
+    w = np.random.default_rng(7).standard_normal((4, 3))
+    p = nn.Parameter(torch.tensor(w))
+    optimizer, runner = rule.torch()([p]), Interpreter(rule, [w.shape], workers=WORLD)
+    for t in range(1, 6):
+        grads = [np.random.default_rng((t, worker)).standard_normal(w.shape) for worker in range(WORLD)]
+        p.grad = torch.tensor(grads[rank])
+        optimizer.step()
+        w = w - runner.step([w], grads, 1.0, t, t / 5)[-1]
+        assert np.allclose(p.detach().numpy(), w, rtol=1e-12, atol=1e-14), t
+
+
 def main(rank: int, store: str, names: list[str]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
     for name in names:
         check(name, rank)
         if rank == 0:
             print(f"{name} moves shards as the whole", flush=True)
+    check_workers(rank)
+    if rank == 0:
+        print("onebit_adam averages over processes", flush=True)
     try:
         check("adam8bit", rank)
     except RuntimeError as error:

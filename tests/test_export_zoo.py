@@ -330,6 +330,14 @@ def test_losses_at_two_points_come_from_the_closure():
         optimizer.step()
 
 
+def test_a_closure_that_fails_leaves_the_weights():
+    w = nn.Parameter(torch.ones(3))
+    optimizer = torch_class(load("mezo"))([w])
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    assert (w == 1).all()
+
+
 def test_draws_depend_on_seed_and_step_alone():
     program = Program.parse(OWN["noisy"])
 

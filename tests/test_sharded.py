@@ -17,6 +17,7 @@ def test_shards_move_as_the_whole(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     refused = "adam8bit: Adam8bit keeps 'm' in a codec of whole tensors, and a parameter is sharded; "
-    *lines, last = done.stdout.strip().split("\n")
+    *lines, averages, last = done.stdout.strip().split("\n")
     assert lines == [f"{name} moves shards as the whole" for name in RULES]
+    assert averages == "onebit_adam averages over processes"
     assert last.startswith(refused)
