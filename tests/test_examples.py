@@ -99,6 +99,7 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
+@pytest.mark.timeout(900)  # inductor builds C++: half a minute, and ten times that on a machine that does much else
 def test_compiled_step(tmp_path, monkeypatch, capsys, fresh_compiler):
     monkeypatch.chdir(tmp_path)
     example = run("compiled_step")
