@@ -20,9 +20,13 @@ def export_schedule(program: Program, name: str) -> str:
     Raises ProgramError for a program that is no schedule.
 
     >>> text = export_schedule(Program.parse("def line(progress, floor=0.0):\n  return 1 - progress + floor"), "line")
-    >>> print(text[text.index("def _m") : text.index("def line")].strip())
+    >>> print(text[text.index("def _m") :].partition("\n\n")[0])
     def _multiplier(t, progress, floor):
-        return 1.0 - progress + floor
+        progress = torch.as_tensor(progress, dtype=torch.float64)
+        floor = torch.as_tensor(floor, dtype=torch.float64)
+        t0 = 1.0 - progress
+        t1 = t0 + floor
+        return t1
     """
     if not program.schedule:
         raise ProgramError(
