@@ -20,7 +20,7 @@ import hashlib
 import keyword
 import linecache
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,10 @@ def export_torch(program: Program, class_name: str | None = None) -> str:
     name = _name(program, class_name)
     if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
         raise ValueError(f"a class cannot be called {name!r}; give a Python name such as 'Lion'")
-    return export_schedule(program, name) if program.schedule else _Writer(program, name).text()
+    text = export_schedule(program, name) if program.schedule else _Writer(program, name).text()
+    if _defined(text).count(name) != 1:
+        raise ValueError(f"a class cannot be called {name!r}, which means something else in the file")
+    return text
 
 
 def torch_class(program: Program, class_name: str | None = None) -> type[torch.optim.Optimizer]:
@@ -88,6 +91,20 @@ def torch_class(program: Program, class_name: str | None = None) -> type[torch.o
     [0.5, 0.5]
     """
     return _class(export_torch(program, class_name), _name(program, class_name))
+
+
+def _defined(text: str) -> list[str]:
+    """The names that a file imports and defines."""
+    found = []
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found += [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
+        elif isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found.append(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found += [target.id for target in targets if isinstance(target, ast.Name)]
+    return found
 
 
 def _name(program: Program, given: str | None) -> str:
@@ -133,11 +150,17 @@ class _Writer:
     def __init__(self, original: Program, class_name: str) -> None:
         self.original, self.class_name = original, class_name
         parts = original.parts()
-        self.rules = [RuleText(part, parts, _TAKEN) for part in parts]
+        self.rules = [RuleText(part, parts, self._taken(parts)) for part in parts]
         self.total = any(rule.reads(PROGRESS) for rule in self.rules)
         self.by_role = len(parts) > 1 or any(rule.matrices for rule in self.rules)
+        self.fused = any(rule.kernels() for rule in self.rules)
         self.samples = any(rule.inputs for rule in self.rules)
         self.two_point = any(rule.reads(TWO_POINT) for rule in self.rules)
+
+    def _taken(self, parts: Sequence[Program]) -> set[str]:
+        """Names that no hyperparameter may have: those of flags, and arguments of later parts."""
+        names = {"lr", "betas"} | {p.name_of(p.first_hyper + i) for p in parts for i in range(len(p.hypers))}
+        return _TAKEN | {*shared_flags()} | {f"{part.name}_{name}" for part in parts[1:] for name in names}
 
     def text(self) -> str:
         shared = [module_text(module) for module in self._modules()]
@@ -166,7 +189,8 @@ class _Writer:
         """The modules of this package whose text the file carries."""
         codecs = any(state.codec for rule in self.rules for state in rule.program.states)
         modules = ["dsl.dynamic_tree", "dsl.torch_codecs"] if codecs else []
-        modules += ["dsl.compile_c", "discovered.optimizer"]
+        modules += ["discovered.optimizer"]
+        modules += ["dsl.compile_c", "discovered.fused_step"] if self.fused else []
         modules += ["dsl.parameter", "discovered.by_role", "discovered.roles"] if self.by_role else []
         return modules + (["discovered.sampled"] if self.samples else [])
 
@@ -187,7 +211,8 @@ class _Writer:
     # --- the class --------------------------------------------------------------------------------------
 
     def optimizer(self) -> list[str]:
-        bases = [*(["Sampled"] if self.samples else []), *(["ByRole"] if self.by_role else []), "RuleOptimizer"]
+        mixins = {"Sampled": self.samples, "ByRole": self.by_role, "Fused": self.fused}
+        bases = [*(name for name, has in mixins.items() if has), "RuleOptimizer"]
         rows = [line for rule in self.rules for line in rule.row()]
         return [
             f"class {self.class_name}({', '.join(bases)}):",

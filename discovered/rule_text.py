@@ -114,7 +114,7 @@ class RuleText:
     def row(self) -> list[str]:
         """The lines that make a `Rule`."""
         fields = [f"_update{self.suffix},"]
-        fields += _field("states", [(_key(n), self._form(i)) for i, n in enumerate(self.states)])
+        fields += _field("states", [(key, self._form(i)) for i, key in enumerate(self._state_keys())])
         numbers = [self.source.names[v] for v in (LR, T, PROGRESS) if self.reads(v)]
         fields += _field("numbers", [*map(repr, (*numbers, *self.betas, *self.others))])
         fields += _field("betas", [*map(repr, self.betas)])
@@ -127,12 +127,19 @@ class RuleText:
             fields += _bracketed("arguments={", [f'"{key}": "{name}"' for key, name in self.keys().items()], "},")
         reads_gradient = self.reads(G) or any(slot != TWO_POINT for slot, _ in self.original.periods)
         flags = {"matrices": self.matrices, "gathers": self.gathers,
+                 "averages": any(node.op == "worker_mean" for node in self.flow.nodes),
                  "reduces": any(not OPS[node.op].elementwise for node in self.flow.nodes)}  # fmt: skip
         fields += [f"{name}=True," for name, value in flags.items() if value]
         fields += [] if reads_gradient else ["gradients=False,"]
         if fusable(self.program):
             fields += [f"kernel_{way}=_KERNEL_{way.upper()}{self.suffix.upper()}," for way in ("c", "triton")]
         return ["Rule(", *indent(field.replace("'", '"') for field in fields), "),"]
+
+    def _state_keys(self) -> list[str]:
+        """The states' names in `optimizer.state[p]`, where some mean something else."""
+        kept = zip(self.states, self.program.states, strict=True)
+        parts = {name + end for name, state in kept if state.codec for end in state.codec.torch_parts if end}
+        return free_names(self.states, {"step", "lost", *parts})
 
     def _form(self, index: int) -> str:
         """How a state is kept, as the class says it."""
@@ -243,11 +250,6 @@ def _bracketed(start: str, values: Sequence[str], end: str) -> list[str]:
     """On one line, or each on its own."""
     line = f"{start}{', '.join(values)}{end}"
     return [line] if len(line) <= WIDTH - 12 else [start, *indent(f"{v}," for v in values), end.lstrip(",")]
-
-
-def _key(state: str) -> str:
-    """A state's name in `optimizer.state[p]`; "step" is the count that torch knows."""
-    return "step_" if state == "step" else state
 
 
 def _as_float64(names: list[str]) -> str:

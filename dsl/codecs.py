@@ -63,6 +63,11 @@ class Codec(NamedTuple):
         """
         return CODECS[self.name].torch.format(self.number)
 
+    @property
+    def torch_parts(self) -> tuple[str, ...]:
+        """What the names of the tensors end in, in which torch keeps it."""
+        return tuple(_torch_form(self).parts)
+
     def kept_torch(self, x: Any, uniform: Draw) -> Any:
         """The same for a torch tensor."""
         form = _torch_form(self)

@@ -34,7 +34,7 @@ class ParameterView:
     Works on numpy arrays and torch tensors alike.
     """
 
-    def __init__(self, index: int, shape: tuple[int, ...], role: str) -> None:
+    def __init__(self, index: Any, shape: tuple[int, ...], role: str) -> None:
         self.index, self.shape, self.role = index, shape, role
         self.flat = (shape[0], math.prod(shape[1:])) if len(shape) > 1 else None
 

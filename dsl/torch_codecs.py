@@ -60,10 +60,12 @@ class Half:
 
     def write(self, x, uniform):
         """Those of x."""
-        exponent = torch.frexp(x)[1]
+        power = 8 - torch.frexp(x)[1]
+        half = power // 2  # older versions of torch have 2 ** power between, which may be infinite
         drawn = torch.as_tensor(uniform(x.shape), dtype=x.dtype, device=x.device)
-        whole = torch.floor(torch.ldexp(x, 8 - exponent) + drawn)
-        return [torch.where(torch.isfinite(x), torch.ldexp(whole, exponent - 8), x).to(torch.bfloat16)]
+        whole = torch.floor(torch.ldexp(torch.ldexp(x, half), power - half) + drawn)
+        near = torch.ldexp(torch.ldexp(whole, -half), half - power)
+        return [torch.where(torch.isfinite(x), near, x).to(torch.bfloat16)]
 
     def read(self, kept, like):
         """The state that they hold, in the dtype of `like`."""

@@ -82,11 +82,12 @@ def main(rank: int, store: str, names: list[str]) -> None:
     check_workers(rank)
     if rank == 0:
         print("onebit_adam averages over processes", flush=True)
-    try:
-        check("adam8bit", rank)
-    except RuntimeError as error:
-        if rank == 0:
-            print(f"adam8bit: {error}", flush=True)
+    for name in ("adam8bit", "apollo"):
+        try:
+            check(name, rank)
+        except RuntimeError as error:
+            if rank == 0:
+                print(f"{name}: {error}", flush=True)
     dist.destroy_process_group()
 
 

@@ -1281,7 +1281,7 @@ for name, more in json.loads(sys.argv[2]).items():
         ends = []
         for way in ({}, {"foreach": True}, {"fused": True}):
             p = torch.nn.Parameter(torch.linspace(-1, 1, 50))
-            optimizer = importlib.import_module(name).Rule([p], **more, **way)
+            optimizer = importlib.import_module(name).Exported([p], **more, **way)
             for _ in range(3):
                 p.grad = p.detach().cos()
                 optimizer.step()
@@ -1295,7 +1295,7 @@ print(json.dumps(found))
 def without_compiler(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("files")
     for name, program in PROGRAMS.items():
-        (folder / f"{name}.py").write_text(export_torch(program, "Rule"), encoding="utf-8")
+        (folder / f"{name}.py").write_text(export_torch(program, "Exported"), encoding="utf-8")
     command = [sys.executable, "-c", _SCRIPT, str(folder), json.dumps({name: extra(name) for name in OURS})]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=os.environ | {"CC": "/nonexistent"})
     assert done.returncode == 0, done.stderr

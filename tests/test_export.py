@@ -90,7 +90,7 @@ def exported(tmp_path_factory) -> Path:
     """A folder that holds an exported file for every catalogued rule, and nothing else."""
     folder = tmp_path_factory.mktemp("exported")
     for name in [*names(), *OWN]:
-        (folder / f"{name}.py").write_text(export_torch(program_of(name), "Rule"), encoding="utf-8")
+        (folder / f"{name}.py").write_text(export_torch(program_of(name), "Exported"), encoding="utf-8")
     return folder
 
 
@@ -99,7 +99,7 @@ def from_file(file: Path) -> type[torch.optim.Optimizer]:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Rule
+    return module.Exported
 
 
 def test_files_import_torch_alone(exported):
@@ -121,11 +121,11 @@ sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, {str(exported)!r})
 import importlib, inspect, torch
 for name in {names()!r}:
-    importlib.import_module(name).Rule
+    importlib.import_module(name).Exported
 for name in {EXPORTED!r}:
     p = torch.nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
-    rule = importlib.import_module(name).Rule
+    rule = importlib.import_module(name).Exported
     rule([p], **({{"total_steps": 9}} if "total_steps" in inspect.signature(rule).parameters else {{}})).step()
     assert (p != 1).all(), name
 assert not [m for m in sys.modules if m.partition(".")[0] == "stepsmith"]
@@ -205,7 +205,7 @@ def test_a_file_trains_as_the_program_means(name, exported):
 @pytest.mark.parametrize("name", [*EXPORTED, *OWN])
 def test_the_live_class_is_the_file(name, exported):
     program = program_of(name)
-    ours = run(torch_class(program, "Rule")(parameters(), **extra(program)), gradients())
+    ours = run(torch_class(program, "Exported")(parameters(), **extra(program)), gradients())
     assert same(ours, run(from_file(exported / f"{name}.py")(parameters(), **extra(program)), gradients()))
 
 
