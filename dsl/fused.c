@@ -29,10 +29,10 @@ typedef int64_t i64;
 #define STEPS @STEPS@          /* the row of the counts of steps; 0: they do not matter */
 
 static inline real of_bits(uint32_t u) { union { uint32_t u; float f; } v = {u}; return v.f; }
-static inline uint32_t rounded(real x) { /* to the upper half of the bits, to even where both are as near */
-    union { float f; uint32_t u; } v = {(float)x};
-    return x != x ? 0x7fc00000 : v.u + 0x7fff + (v.u >> 16 & 1);
-}
+static inline uint32_t bits_of(real x) { union { float f; uint32_t u; } v = {(float)x}; return v.u; }
+/* To the upper half of the bits, to even where both are as near. */
+static inline uint32_t rounded_up(uint32_t u) { return u + 0x7fff + (u >> 16 & 1); }
+static inline uint32_t rounded(real x) { return x != x ? 0x7fc00000 : rounded_up(bits_of(x)); }
 static inline real load_bf16(bf16 x) { return of_bits((uint32_t)x << 16); }
 static inline bf16 store_bf16(real x) { return rounded(x) >> 16; }
 static inline real load_float(float x) { return x; }
@@ -46,7 +46,11 @@ static inline half store_half(real x) { return x; }
 #endif
 /* Two bfloat16 in a word: no element has to change its place in a vector to be read or written. */
 typedef uint32_t __attribute__((aligned(2), may_alias)) pair;
-static inline uint32_t both(real low, real high) { return rounded(low) >> 16 | (rounded(high) & 0xffff0000u); }
+/* What was made of bfloat16 alone needs no look for NaN: no NaN of theirs and none of the processor's rounds up to a
+ * number, because its lower half is 0. */
+static inline uint32_t both(real low, real high) {
+    return rounded_up(bits_of(low)) >> 16 | (rounded_up(bits_of(high)) & 0xffff0000u);
+}
 #define LOW(two) of_bits((two) << 16)
 #define HIGH(two) of_bits((two) & 0xffff0000u)
 #define JOIN(a, b) a##b
