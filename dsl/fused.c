@@ -21,7 +21,7 @@ typedef int64_t i64;
 #define SCALARS @SCALARS@
 #define SUMS @SUMS@
 #define CHUNK 16384
-#define BLOCK 512        /* elements that are added up in the precision of the arithmetic */
+#define BLOCK 2048       /* elements that are added up in the precision of the arithmetic */
 #define SCALE(g) (SCALED ? J->scale * (g) : (g))
 #define SMALL 131072     /* elements of a tensor that stays in a core's cache from pass to pass */
 #define SHARED @SHARED@         /* whether a reduction is over all tensors */
@@ -65,6 +65,8 @@ typedef struct {
     real scale;          /* of gradients */
     uint32_t seed;
 } job;
+
+#define ALWAYS __attribute__((always_inline))
 
 #define AT(type, row) ((type *)J->table[(row) * J->count + i] + begin)
 

@@ -71,10 +71,8 @@ class _CSource:
         rows = len(self.row)
         functions = [self._take()]
         for number, one in enumerate(passes):
-            if number == len(passes) - 1:
-                functions.append(self._element_function(one))
-            functions += [self._numbers(number, one), self._scalars(number, one), self._pass(number, one),
-                          self._gather(number, one)]  # fmt: skip
+            functions += [self._element_function(number, one), self._numbers(number, one), self._scalars(number, one),
+                          self._pass(number, one), self._gather(number, one)]  # fmt: skip
         functions.append(self._keep())
         marks = {
             "TITLE": self.program.name, "PASSES": len(passes), "NUMBERS": len(self.number),
@@ -157,7 +155,7 @@ class _CSource:
         lines = [self._pointer(v, v in written) for v in sorted({*reads, *written})]
         lines += _ROUNDING if last else []
         lines += [f"const real {name} = {value};" for name, value in self._constants(one).items()]
-        lines += self._writing(one) if last else self._summing(one)
+        lines += self._writing(number, one) if last else self._summing(number, one)
         what = "const job *J, i64 i, i64 begin, i64 n, const double *k, const double *s, double *sums"
         return _function(f"void pass_{number}({what})", lines)
 
@@ -165,72 +163,97 @@ class _CSource:
         """The tensors that a pass loads; the last one writes over weights."""
         return sorted({*self.plan.reads(one), *([] if one.reductions else [W])})
 
-    def _summing(self, one: Pass) -> list[str]:
+    def _summing(self, number: int, one: Pass) -> list[str]:
         """The loop of a pass that adds up: plain values in blocks, squares and products in double throughout."""
-        places = list(enumerate(one.reductions))
-        largest = {place for place, v in places if self.plan.node(v).op == "amax"}
-        plain = {place for place, v in places if OPS[self.plan.node(v).op].c == "x"} - largest
-        lines = [f"double sum{place} = {'-INFINITY' if place in largest else '0'};" for place, _ in places]
+        places = range(len(one.reductions))
+        largest = {place for place in places if self.plan.node(one.reductions[place]).op == "amax"}
+        lines = [f"double sum{place} = {'-INFINITY' if place in largest else '0'};" for place in places]
         lines.append("for (i64 from = 0; from < n; from += BLOCK) {")
         lines.append("    const i64 to = from + BLOCK < n ? from + BLOCK : n;")
-        for place, _ in places:
-            start = f"sum{place}" if place in largest else "0"
-            lines.append(f"    {'real' if place in plain else 'double'} part{place} = {start};")
-        if not largest:
-            parts = ", ".join(f"part{place}" for place, _ in places)
-            lines.append(f"    #pragma omp simd reduction(+ : {parts})")
-        lines.append("    for (i64 j = from; j < to; j++) {")
-        lines += [f"        const real {self.names[v]} = {self._loaded(v)};" for v in self._inputs(one)]
-        lines += [f"        {line}" for line in self._computed(one)]
-        for place, value in places:
-            at = f"part{place}"
-            if place in largest:
-                lines.append(f"        const double x{place} = {self._summand(value)};")
-                lines.append(f"        {at} = {at} != {at} || {at} > x{place} ? {at} : x{place};")
-            else:
-                lines.append(f"        {at} += {self._summand(value, exact=place not in plain)};")
-        lines.append("    }")
-        lines += [f"    sum{place} {'=' if place in largest else '+='} part{place};" for place, _ in places]
-        return [*lines, "}", *(f"sums[{place}] = sum{place};" for place, _ in places)]
+        for place, kind in enumerate(self._sum_kinds(one)):
+            lines.append(f"    {kind} part{place} = {f'sum{place}' if place in largest else '0'};")
+        parts = ", ".join(f"part{place}" for place in places)
+        simd = [] if largest else [f"    #pragma omp simd reduction(+ : {parts})"]
+
+        def add(half: str) -> list[str]:
+            new = half.lower() or "new"
+            kinds = enumerate(self._sum_kinds(one))
+            lines = [*(f"{kind} {new}_x{place};" for place, kind in kinds), self._call(number, one, half, new)]
+            for place in places:
+                at, x = f"part{place}", f"{new}_x{place}"
+                largest_yet = f"{at} = {at} != {at} || {at} > {x} ? {at} : {x};"
+                lines.append(largest_yet if place in largest else f"{at} += {x};")
+            return [f"        {line}" for line in lines]
+
+        lines += [
+            "    i64 done = from;",
+            "#if PAIRED",
+            *simd,
+            "    for (i64 j = from / 2; j < to / 2; j++) {",
+            *add("LOW"),
+            *add("HIGH"),
+            "    }",
+            "    done = to / 2 * 2;",
+            "#endif",
+            *simd,
+            "    for (i64 j = done; j < to; j++) {",
+            *add(""),
+            "    }",
+        ]
+        lines += [f"    sum{place} {'=' if place in largest else '+='} part{place};" for place in places]
+        return [*lines, "}", *(f"sums[{place}] = sum{place};" for place in places)]
+
+    def _sum_kinds(self, one: Pass) -> list[str]:
+        """In what the reductions of a pass are added up within a block."""
+        ops = [self.plan.node(v).op for v in one.reductions]
+        return ["real" if OPS[op].c == "x" and op != "amax" else "double" for op in ops]
 
     def _summand(self, value: int, exact: bool = False) -> str:
         """What an element adds to a reduction; `exact` in double, so that squares of large numbers are finite."""
         node = self.plan.node(value)
         return _spelled(node.op, [f"(double){self._operand(a)}" if exact else self._operand(a) for a in node.args])
 
-    def _element_function(self, one: Pass) -> str:
-        """What becomes of one element in the last pass."""
+    def _element_function(self, number: int, one: Pass) -> str:
+        """What becomes of one element in a pass: what it adds to reductions, or its new weight and states."""
         ends = {FIRST + index: end for index, end in self.flow.states}
         reads = [*(self.names[v] for v in self._inputs(one)), *self._constants(one)]
-        writes = [f"real *new_{self.names[v]}" for v in (W, *self.tensors)]
         lines = self._computed(one)
-        lines += [f"*new_w = w - {self._operand(self.flow.update)};"]
-        lines += [f"*new_{self.names[v]} = {self._operand(ends[v])};" for v in self.tensors]
-        return _function(f"inline void element({', '.join([*(f'real {name}' for name in reads), *writes])})", lines)
+        if one.reductions:
+            kinds = self._sum_kinds(one)
+            writes = [f"{kind} *new_x{place}" for place, kind in enumerate(kinds)]
+            lines += [f"*new_x{place} = {self._summand(v, exact=kinds[place] == 'double')};"
+                      for place, v in enumerate(one.reductions)]  # fmt: skip
+        else:
+            writes = [f"real *new_{self.names[v]}" for v in (W, *self.tensors)]
+            lines += [f"*new_w = w - {self._operand(self.flow.update)};"]
+            lines += [f"*new_{self.names[v]} = {self._operand(ends[v])};" for v in self.tensors]
+        what = [*(f"real {name}" for name in reads), *writes]
+        return _function(f"inline ALWAYS void element_{number}({', '.join(what)})", lines)
 
-    def _writing(self, one: Pass) -> list[str]:
+    def _call(self, number: int, one: Pass, half: str, new: str) -> str:
+        """A call of a pass's element function on an element, or on one of a pair."""
+        given = [*(self._loaded(v, half) for v in self._inputs(one)), *self._constants(one)]
+        made = [f"x{place}" for place in range(len(one.reductions))]
+        made = made or [self.names[v] for v in (W, *self.tensors)]
+        return f"element_{number}({', '.join([*given, *(f'&{new}_{name}' for name in made)])});"
+
+    def _writing(self, number: int, one: Pass) -> list[str]:
         """The loop of the last pass: bfloat16 in pairs, a word at a time, or element by element."""
         names = [self.names[v] for v in (W, *self.tensors)]
-        constants = list(self._constants(one))
-
-        def call(load: str, new: str) -> str:
-            given = [self._loaded(v, load) for v in self._inputs(one)]
-            return f"element({', '.join([*given, *constants, *(f'&{new}_{name}' for name in names)])});"
-
         return [
             "i64 done = 0;",
             "#if PAIRED",
             "for (i64 j = 0; j < n / 2; j++) {",
             f"    real {', '.join(f'{half}_{name}' for half in ('low', 'high') for name in names)};",
-            f"    {call('LOW', 'low')}",
-            f"    {call('HIGH', 'high')}",
+            f"    {self._call(number, one, 'LOW', 'low')}",
+            f"    {self._call(number, one, 'HIGH', 'high')}",
             *(f"    ((pair *){name}_)[j] = both(low_{name}, high_{name});" for name in names),
             "}",
             "done = n / 2 * 2;",
             "#endif",
             "for (i64 j = done; j < n; j++) {",
             f"    real {', '.join(f'new_{name}' for name in names)};",
-            f"    {call('', 'new')}",
+            f"    {self._call(number, one, '', 'new')}",
             "    WRITE(new_w);",
             *(f"    {name}_[j] = STORE(STATE, new_{name});" for name in names[1:]),
             "}",
