@@ -68,6 +68,17 @@ typedef struct {
 
 #define ALWAYS __attribute__((always_inline))
 
+/* x / y for a y that all elements share, from two parts of 1 / y, the first of them a little too small: the quotient to
+ * the last bit, but for one in some millions that is one off, with Inf and NaN as they are. Not for a y near the ends. */
+#ifdef FP_FAST_FMAF
+#define USUAL(y) (fabs(y) > 0x1p-100 && fabs(y) < 0x1p100)
+#else
+#define USUAL(y) 0
+#endif
+#define MOST_OF(y) (1 / (y) * (1 - (real)0x1p-22))
+#define LESS_OF(y) (fma(-y##_most, y, (real)1) / (y))
+static inline real divided(real x, real most, real less) { return fma(x, most, x * less); }
+
 #define AT(type, row) ((type *)J->table[(row) * J->count + i] + begin)
 
 /* The weights after an update, by ROUND: 0 to nearest, 1 at random, 2 with what rounding lost kept beside them. */

@@ -24,6 +24,8 @@ _TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "
           "half", "bf16", "hashed", "at_random", "done", "element", "pair",
           "both", "w", "g", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
 
+_COMPARISONS = ("less", "less_equal", "greater", "greater_equal")
+
 _ROUNDING = [
     "#if ROUND == 2",
     "WEIGHT *restrict lost_ = AT(WEIGHT, LOST);",
@@ -157,7 +159,14 @@ class _CSource:
         lines += [f"const real {name} = {value};" for name, value in self._constants(one).items()]
         lines += self._writing(number, one) if last else self._summing(number, one)
         what = "const job *J, i64 i, i64 begin, i64 n, const double *k, const double *s, double *sums"
-        return _function(f"void pass_{number}({what})", lines)
+        divisors = self._divisors(one)
+        if not divisors:
+            return _function(f"void pass_{number}({what})", lines)
+        usual = " && ".join(f"USUAL({self._single(v)})" for v in divisors)
+        choice = [f"if ({usual}) over_{number}(J, i, begin, n, k, s, sums, 1);",
+                  f"else over_{number}(J, i, begin, n, k, s, sums, 0);"]  # fmt: skip
+        both = _function(f"inline ALWAYS void over_{number}({what}, const int usual)", lines)
+        return both + "\n\n" + _function(f"void pass_{number}({what})", choice)
 
     def _inputs(self, one: Pass) -> list[int]:
         """The tensors that a pass loads; the last one writes over weights."""
@@ -227,12 +236,13 @@ class _CSource:
             writes = [f"real *new_{self.names[v]}" for v in (W, *self.tensors)]
             lines += [f"*new_w = w - {self._operand(self.flow.update)};"]
             lines += [f"*new_{self.names[v]} = {self._operand(ends[v])};" for v in self.tensors]
-        what = [*(f"real {name}" for name in reads), *writes]
+        what = [*(f"real {name}" for name in reads), *(["int usual"] if self._divisors(one) else []), *writes]
         return _function(f"inline ALWAYS void element_{number}({', '.join(what)})", lines)
 
     def _call(self, number: int, one: Pass, half: str, new: str) -> str:
         """A call of a pass's element function on an element, or on one of a pair."""
         given = [*(self._loaded(v, half) for v in self._inputs(one)), *self._constants(one)]
+        given += ["usual"] if self._divisors(one) else []
         made = [f"x{place}" for place in range(len(one.reductions))]
         made = made or [self.names[v] for v in (W, *self.tensors)]
         return f"element_{number}({', '.join([*given, *(f'&{new}_{name}' for name in made)])});"
@@ -285,7 +295,16 @@ class _CSource:
             args.update(dict.fromkeys([self.flow.update, *(end for _, end in self.flow.states)]))
         single = [a for a in args if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
         found = {self.names[a]: self._single(a) for a in single}
-        return found | {self._rest(a): f"1 - {self._single(a)}" for a in rests if not isinstance(a, Const)}
+        found |= {self._rest(a): f"1 - {self._single(a)}" for a in rests if not isinstance(a, Const)}
+        for name in (self.names[v] for v in self._divisors(one)):
+            found |= {f"{name}_most": f"MOST_OF({name})", f"{name}_less": f"LESS_OF({name})"}
+        return found
+
+    def _divisors(self, one: Pass) -> list[int]:
+        """Single numbers by which elements are divided: worth a look whether products do."""
+        nodes = [self.plan.node(v) for v in one.elements]
+        found = dict.fromkeys(node.args[1] for node in nodes if node.op == "divide")
+        return [a for a in found if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
 
     def _rest(self, arg: Arg) -> str:
         return f"(real)(1 - {arg.value!r})" if isinstance(arg, Const) else f"{self.names[arg]}_rest"
@@ -298,7 +317,17 @@ class _CSource:
         args = [self._operand(a) for a in node.args]
         if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
             return f"{self._rest(node.args[2])} * {args[0]} + {args[2]} * {args[1]}"
-        return _spelled(node.op, args)
+        text = _spelled(node.op, args)
+        if node.op != "divide" or isinstance(node.args[1], Const) or self.flow.kind(node.args[1]) is Kind.TENSOR:
+            return text
+        x, y = args
+        truth = isinstance(node.args[0], int) and self._is_truth(node.args[0])
+        quick = f"({x} != 0 ? 1 / {y} : 0 / {y})" if truth else f"divided({x}, {y}_most, {y}_less)"
+        return f"usual ? {quick} : {text}"
+
+    def _is_truth(self, value: int) -> bool:
+        """Whether a value is 0 or 1 because it is a comparison."""
+        return value >= self.flow.first_node and self.plan.node(value).op in _COMPARISONS
 
 
 def _spelled(op: str, args: Sequence[str]) -> str:

@@ -295,6 +295,18 @@ def test_a_compiled_step_knows_inf_and_nan(dtype):
                                    msg=lambda text, name=name: f"{name}: {text}")  # fmt: skip
 
 
+@pytest.mark.parametrize("c", [3.0, -0.1, 1.0, 1e-29, 1e30, 1e-35, 1e38, 0.0, math.inf, math.nan])
+def test_a_quotient_by_what_elements_share_is_one(c):
+    g = odd_numbers(torch.float32)
+    made = stepped("def f(w, g, a, b, lr=0.1, c=2.0):\n  return lr * (a + b), g / c, (g > 0) / c", g, c=c, fused=True)
+    zero, y = c == 0, torch.tensor(c)
+    torch.testing.assert_close(made["b"], torch.zeros_like(g) if zero else (g > 0) / y, rtol=0, atol=0, equal_nan=True)
+    expected = torch.zeros_like(g) if zero else g / y
+    torch.testing.assert_close(made["a"], expected, rtol=1.2e-7, atol=1.5e-45, equal_nan=True)
+    same = (made["a"] == expected) | expected.isnan()
+    assert same.float().mean() > 0.995
+
+
 # --- the contract -------------------------------------------------------------------------------------------
 
 CONTRACT = ["adamw_clip", "c_lion", "counted", "swapped"]
