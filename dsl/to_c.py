@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
+from .flow import Node
 from .kind import Kind
 from .ops import OPS
 from .passes import Pass, Passes
@@ -276,7 +277,7 @@ class _CSource:
         return f"SCALE({text})" if value == G else text
 
     def _computed(self, one: Pass) -> list[str]:
-        return [f"const real {self.names[v]} = {self._element(v)};" for v in one.elements]
+        return [f"const real {self.names[v]} = {self._element(v, bool(one.reductions))};" for v in one.elements]
 
     def _pointer(self, value: int, written: bool) -> str:
         kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
@@ -312,22 +313,34 @@ class _CSource:
     def _operand(self, arg: Arg) -> str:
         return f"(real){arg.value!r}" if isinstance(arg, Const) else self.names[arg]
 
-    def _element(self, value: int) -> str:
+    def _element(self, value: int, summed: bool) -> str:
         node = self.plan.node(value)
         args = [self._operand(a) for a in node.args]
         if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
             return f"{self._rest(node.args[2])} * {args[0]} + {args[2]} * {args[1]}"
         text = _spelled(node.op, args)
+        if summed and node.op == "greater" and node.args[1] == Const(0.0):
+            return self._same_sign(node.args[0]) or text
         if node.op != "divide" or isinstance(node.args[1], Const) or self.flow.kind(node.args[1]) is Kind.TENSOR:
             return text
-        x, y = args
-        truth = isinstance(node.args[0], int) and self._is_truth(node.args[0])
+        (x, y), above = args, self._made_by(node.args[0])
+        truth = above is not None and above.op in _COMPARISONS
         quick = f"({x} != 0 ? 1 / {y} : 0 / {y})" if truth else f"divided({x}, {y}_most, {y}_less)"
         return f"usual ? {quick} : {text}"
 
-    def _is_truth(self, value: int) -> bool:
-        """Whether a value is 0 or 1 because it is a comparison."""
-        return value >= self.flow.first_node and self.plan.node(value).op in _COMPARISONS
+    def _same_sign(self, value: Arg) -> str | None:
+        """For sign(x) * y > 0: a comparison of signs, where no sign is worked out for another use."""
+        product = self._made_by(value)
+        for x, y in [product.args, product.args[::-1]] if product and product.op == "multiply" else []:
+            sign = self._made_by(x)
+            if sign and sign.op == "sign" and sign.kind is Kind.TENSOR:
+                inner, other = self._operand(sign.args[0]), self._operand(y)
+                return f"islessgreater({other}, 0) & ({inner} * copysign((real)1, {other}) > 0) ? 1 : 0"
+        return None
+
+    def _made_by(self, arg: Arg) -> Node | None:
+        """The node that makes a value, if it is not given."""
+        return self.plan.node(arg) if isinstance(arg, int) and arg >= self.flow.first_node else None
 
 
 def _spelled(op: str, args: Sequence[str]) -> str:

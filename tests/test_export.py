@@ -272,9 +272,9 @@ def odd_numbers(dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([x, special.repeat(11)]).to(dtype)
 
 
-def stepped(program: str, g: torch.Tensor, **more: object) -> dict[str, torch.Tensor]:
-    """The states after one step of a program with a gradient, from 0."""
-    p = nn.Parameter(torch.zeros_like(g))
+def stepped(program: str, g: torch.Tensor, w: torch.Tensor | None = None, **more: object) -> dict[str, torch.Tensor]:
+    """The states after one step of a program with a gradient, from weights or from 0."""
+    p = nn.Parameter(torch.zeros_like(g) if w is None else w.clone())
     p.grad = g
     optimizer = torch_class(Program.parse(program))([p], **more)
     optimizer.step()
@@ -305,6 +305,16 @@ def test_a_quotient_by_what_elements_share_is_one(c):
     torch.testing.assert_close(made["a"], expected, rtol=1.2e-7, atol=1.5e-45, equal_nan=True)
     same = (made["a"] == expected) | expected.isnan()
     assert same.float().mean() > 0.995
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_signs_that_agree_are_counted_as_products_are(dtype):
+    program = "def f(w, g, n: scalar, lr=0.1):\n  return lr * n * g, sum({} > 0)"
+    g = odd_numbers(dtype)
+    w = g[torch.randperm(len(g), generator=torch.Generator().manual_seed(1))]
+    counts = {float(stepped(program.format(product), g, w, fused=fused, foreach=False)["n"])
+              for product in ("sign(w) * g", "g * sign(w)") for fused in (True, False)}  # fmt: skip
+    assert len(counts) == 1
 
 
 # --- the contract -------------------------------------------------------------------------------------------
