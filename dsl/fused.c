@@ -21,7 +21,7 @@ typedef int64_t i64;
 #define SCALARS @SCALARS@
 #define SUMS @SUMS@
 #define CHUNK 16384
-#define BLOCK 512        /* elements that are added up in the precision of the arithmetic */
+#define BLOCK 2048       /* elements that are added up in the precision of the arithmetic */
 #define SCALE(g) (SCALED ? J->scale * (g) : (g))
 #define SMALL 131072     /* elements of a tensor that stays in a core's cache from pass to pass */
 #define SHARED @SHARED@         /* whether a reduction is over all tensors */
@@ -29,10 +29,10 @@ typedef int64_t i64;
 #define STEPS @STEPS@          /* the row of the counts of steps; 0: they do not matter */
 
 static inline real of_bits(uint32_t u) { union { uint32_t u; float f; } v = {u}; return v.f; }
-static inline uint32_t rounded(real x) { /* to the upper half of the bits, to even where both are as near */
-    union { float f; uint32_t u; } v = {(float)x};
-    return x != x ? 0x7fc00000 : v.u + 0x7fff + (v.u >> 16 & 1);
-}
+static inline uint32_t bits_of(real x) { union { float f; uint32_t u; } v = {(float)x}; return v.u; }
+/* To the upper half of the bits, to even where both are as near. */
+static inline uint32_t rounded_up(uint32_t u) { return u + 0x7fff + (u >> 16 & 1); }
+static inline uint32_t rounded(real x) { return x != x ? 0x7fc00000 : rounded_up(bits_of(x)); }
 static inline real load_bf16(bf16 x) { return of_bits((uint32_t)x << 16); }
 static inline bf16 store_bf16(real x) { return rounded(x) >> 16; }
 static inline real load_float(float x) { return x; }
@@ -46,7 +46,11 @@ static inline half store_half(real x) { return x; }
 #endif
 /* Two bfloat16 in a word: no element has to change its place in a vector to be read or written. */
 typedef uint32_t __attribute__((aligned(2), may_alias)) pair;
-static inline uint32_t both(real low, real high) { return rounded(low) >> 16 | (rounded(high) & 0xffff0000u); }
+/* What was made of bfloat16 alone needs no look for NaN: no NaN of theirs and none of the processor's rounds up to a
+ * number, because its lower half is 0. */
+static inline uint32_t both(real low, real high) {
+    return rounded_up(bits_of(low)) >> 16 | (rounded_up(bits_of(high)) & 0xffff0000u);
+}
 #define LOW(two) of_bits((two) << 16)
 #define HIGH(two) of_bits((two) & 0xffff0000u)
 #define JOIN(a, b) a##b
@@ -61,6 +65,19 @@ typedef struct {
     real scale;          /* of gradients */
     uint32_t seed;
 } job;
+
+#define ALWAYS __attribute__((always_inline))
+
+/* x / y for a y that all elements share, from two parts of 1 / y, the first of them a little too small: the quotient to
+ * the last bit, but for one in some millions that is one off, with Inf and NaN as they are. Not for a y near the ends. */
+#ifdef FP_FAST_FMAF
+#define USUAL(y) (fabs(y) > 0x1p-100 && fabs(y) < 0x1p100)
+#else
+#define USUAL(y) 0
+#endif
+#define MOST_OF(y) (1 / (y) * (1 - (real)0x1p-22))
+#define LESS_OF(y) (fma(-y##_most, y, (real)1) / (y))
+static inline real divided(real x, real most, real less) { return fma(x, most, x * less); }
 
 #define AT(type, row) ((type *)J->table[(row) * J->count + i] + begin)
 

@@ -154,7 +154,8 @@ ROWS: tuple[Op, ...] = (
     # torch's own sign makes NaN 0, which would hide it
     row("sign", 1, np.sign, "odd rising degree:0",
         torch="torch.where({0} == {0}, torch.sign({0}), {0})", jax="jnp.sign({0})",
-         c="x == 0 ? 0 : x != x ? x : copysign{f}(1.0f, x)", triton="tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))"),
+         c="islessgreater(x, 0) ? copysign{f}(1.0f, x) : fabs{f}(x)",
+         triton="tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))"),
     row("reciprocal", 1, lambda x: _divide(np.ones(()), x), "odd degree:-1",
         torch="_divide(1.0, {0})", jax="_divide(1.0, {0})",
          c="x == 0 ? 0 : 1 / x", triton="_quotient(1.0, x)", cost=2),

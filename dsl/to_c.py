@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
+from .flow import Node
 from .kind import Kind
 from .ops import OPS
 from .passes import Pass, Passes
@@ -23,6 +24,8 @@ _WORDS = (
 _TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from", "to",
           "half", "bf16", "hashed", "at_random", "done", "element", "pair",
           "both", "w", "g", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
+
+_COMPARISONS = ("less", "less_equal", "greater", "greater_equal")
 
 _ROUNDING = [
     "#if ROUND == 2",
@@ -71,10 +74,8 @@ class _CSource:
         rows = len(self.row)
         functions = [self._take()]
         for number, one in enumerate(passes):
-            if number == len(passes) - 1:
-                functions.append(self._element_function(one))
-            functions += [self._numbers(number, one), self._scalars(number, one), self._pass(number, one),
-                          self._gather(number, one)]  # fmt: skip
+            functions += [self._element_function(number, one), self._numbers(number, one), self._scalars(number, one),
+                          self._pass(number, one), self._gather(number, one)]  # fmt: skip
         functions.append(self._keep())
         marks = {
             "TITLE": self.program.name, "PASSES": len(passes), "NUMBERS": len(self.number),
@@ -157,80 +158,113 @@ class _CSource:
         lines = [self._pointer(v, v in written) for v in sorted({*reads, *written})]
         lines += _ROUNDING if last else []
         lines += [f"const real {name} = {value};" for name, value in self._constants(one).items()]
-        lines += self._writing(one) if last else self._summing(one)
+        lines += self._writing(number, one) if last else self._summing(number, one)
         what = "const job *J, i64 i, i64 begin, i64 n, const double *k, const double *s, double *sums"
-        return _function(f"void pass_{number}({what})", lines)
+        divisors = self._divisors(one)
+        if not divisors:
+            return _function(f"void pass_{number}({what})", lines)
+        usual = " && ".join(f"USUAL({self._single(v)})" for v in divisors)
+        choice = [f"if ({usual}) over_{number}(J, i, begin, n, k, s, sums, 1);",
+                  f"else over_{number}(J, i, begin, n, k, s, sums, 0);"]  # fmt: skip
+        both = _function(f"inline ALWAYS void over_{number}({what}, const int usual)", lines)
+        return both + "\n\n" + _function(f"void pass_{number}({what})", choice)
 
     def _inputs(self, one: Pass) -> list[int]:
         """The tensors that a pass loads; the last one writes over weights."""
         return sorted({*self.plan.reads(one), *([] if one.reductions else [W])})
 
-    def _summing(self, one: Pass) -> list[str]:
+    def _summing(self, number: int, one: Pass) -> list[str]:
         """The loop of a pass that adds up: plain values in blocks, squares and products in double throughout."""
-        places = list(enumerate(one.reductions))
-        largest = {place for place, v in places if self.plan.node(v).op == "amax"}
-        plain = {place for place, v in places if OPS[self.plan.node(v).op].c == "x"} - largest
-        lines = [f"double sum{place} = {'-INFINITY' if place in largest else '0'};" for place, _ in places]
+        places = range(len(one.reductions))
+        largest = {place for place in places if self.plan.node(one.reductions[place]).op == "amax"}
+        lines = [f"double sum{place} = {'-INFINITY' if place in largest else '0'};" for place in places]
         lines.append("for (i64 from = 0; from < n; from += BLOCK) {")
         lines.append("    const i64 to = from + BLOCK < n ? from + BLOCK : n;")
-        for place, _ in places:
-            start = f"sum{place}" if place in largest else "0"
-            lines.append(f"    {'real' if place in plain else 'double'} part{place} = {start};")
-        if not largest:
-            parts = ", ".join(f"part{place}" for place, _ in places)
-            lines.append(f"    #pragma omp simd reduction(+ : {parts})")
-        lines.append("    for (i64 j = from; j < to; j++) {")
-        lines += [f"        const real {self.names[v]} = {self._loaded(v)};" for v in self._inputs(one)]
-        lines += [f"        {line}" for line in self._computed(one)]
-        for place, value in places:
-            at = f"part{place}"
-            if place in largest:
-                lines.append(f"        const double x{place} = {self._summand(value)};")
-                lines.append(f"        {at} = {at} != {at} || {at} > x{place} ? {at} : x{place};")
-            else:
-                lines.append(f"        {at} += {self._summand(value, exact=place not in plain)};")
-        lines.append("    }")
-        lines += [f"    sum{place} {'=' if place in largest else '+='} part{place};" for place, _ in places]
-        return [*lines, "}", *(f"sums[{place}] = sum{place};" for place, _ in places)]
+        for place, kind in enumerate(self._sum_kinds(one)):
+            lines.append(f"    {kind} part{place} = {f'sum{place}' if place in largest else '0'};")
+        parts = ", ".join(f"part{place}" for place in places)
+        simd = [] if largest else [f"    #pragma omp simd reduction(+ : {parts})"]
+
+        def add(half: str) -> list[str]:
+            new = half.lower() or "new"
+            kinds = enumerate(self._sum_kinds(one))
+            lines = [*(f"{kind} {new}_x{place};" for place, kind in kinds), self._call(number, one, half, new)]
+            for place in places:
+                at, x = f"part{place}", f"{new}_x{place}"
+                largest_yet = f"{at} = {at} != {at} || {at} > {x} ? {at} : {x};"
+                lines.append(largest_yet if place in largest else f"{at} += {x};")
+            return [f"        {line}" for line in lines]
+
+        lines += [
+            "    i64 done = from;",
+            "#if PAIRED",
+            *simd,
+            "    for (i64 j = from / 2; j < to / 2; j++) {",
+            *add("LOW"),
+            *add("HIGH"),
+            "    }",
+            "    done = to / 2 * 2;",
+            "#endif",
+            *simd,
+            "    for (i64 j = done; j < to; j++) {",
+            *add(""),
+            "    }",
+        ]
+        lines += [f"    sum{place} {'=' if place in largest else '+='} part{place};" for place in places]
+        return [*lines, "}", *(f"sums[{place}] = sum{place};" for place in places)]
+
+    def _sum_kinds(self, one: Pass) -> list[str]:
+        """In what the reductions of a pass are added up within a block."""
+        ops = [self.plan.node(v).op for v in one.reductions]
+        return ["real" if OPS[op].c == "x" and op != "amax" else "double" for op in ops]
 
     def _summand(self, value: int, exact: bool = False) -> str:
         """What an element adds to a reduction; `exact` in double, so that squares of large numbers are finite."""
         node = self.plan.node(value)
         return _spelled(node.op, [f"(double){self._operand(a)}" if exact else self._operand(a) for a in node.args])
 
-    def _element_function(self, one: Pass) -> str:
-        """What becomes of one element in the last pass."""
+    def _element_function(self, number: int, one: Pass) -> str:
+        """What becomes of one element in a pass: what it adds to reductions, or its new weight and states."""
         ends = {FIRST + index: end for index, end in self.flow.states}
         reads = [*(self.names[v] for v in self._inputs(one)), *self._constants(one)]
-        writes = [f"real *new_{self.names[v]}" for v in (W, *self.tensors)]
         lines = self._computed(one)
-        lines += [f"*new_w = w - {self._operand(self.flow.update)};"]
-        lines += [f"*new_{self.names[v]} = {self._operand(ends[v])};" for v in self.tensors]
-        return _function(f"inline void element({', '.join([*(f'real {name}' for name in reads), *writes])})", lines)
+        if one.reductions:
+            kinds = self._sum_kinds(one)
+            writes = [f"{kind} *new_x{place}" for place, kind in enumerate(kinds)]
+            lines += [f"*new_x{place} = {self._summand(v, exact=kinds[place] == 'double')};"
+                      for place, v in enumerate(one.reductions)]  # fmt: skip
+        else:
+            writes = [f"real *new_{self.names[v]}" for v in (W, *self.tensors)]
+            lines += [f"*new_w = w - {self._operand(self.flow.update)};"]
+            lines += [f"*new_{self.names[v]} = {self._operand(ends[v])};" for v in self.tensors]
+        what = [*(f"real {name}" for name in reads), *(["int usual"] if self._divisors(one) else []), *writes]
+        return _function(f"inline ALWAYS void element_{number}({', '.join(what)})", lines)
 
-    def _writing(self, one: Pass) -> list[str]:
+    def _call(self, number: int, one: Pass, half: str, new: str) -> str:
+        """A call of a pass's element function on an element, or on one of a pair."""
+        given = [*(self._loaded(v, half) for v in self._inputs(one)), *self._constants(one)]
+        given += ["usual"] if self._divisors(one) else []
+        made = [f"x{place}" for place in range(len(one.reductions))]
+        made = made or [self.names[v] for v in (W, *self.tensors)]
+        return f"element_{number}({', '.join([*given, *(f'&{new}_{name}' for name in made)])});"
+
+    def _writing(self, number: int, one: Pass) -> list[str]:
         """The loop of the last pass: bfloat16 in pairs, a word at a time, or element by element."""
         names = [self.names[v] for v in (W, *self.tensors)]
-        constants = list(self._constants(one))
-
-        def call(load: str, new: str) -> str:
-            given = [self._loaded(v, load) for v in self._inputs(one)]
-            return f"element({', '.join([*given, *constants, *(f'&{new}_{name}' for name in names)])});"
-
         return [
             "i64 done = 0;",
             "#if PAIRED",
             "for (i64 j = 0; j < n / 2; j++) {",
             f"    real {', '.join(f'{half}_{name}' for half in ('low', 'high') for name in names)};",
-            f"    {call('LOW', 'low')}",
-            f"    {call('HIGH', 'high')}",
+            f"    {self._call(number, one, 'LOW', 'low')}",
+            f"    {self._call(number, one, 'HIGH', 'high')}",
             *(f"    ((pair *){name}_)[j] = both(low_{name}, high_{name});" for name in names),
             "}",
             "done = n / 2 * 2;",
             "#endif",
             "for (i64 j = done; j < n; j++) {",
             f"    real {', '.join(f'new_{name}' for name in names)};",
-            f"    {call('', 'new')}",
+            f"    {self._call(number, one, '', 'new')}",
             "    WRITE(new_w);",
             *(f"    {name}_[j] = STORE(STATE, new_{name});" for name in names[1:]),
             "}",
@@ -243,7 +277,7 @@ class _CSource:
         return f"SCALE({text})" if value == G else text
 
     def _computed(self, one: Pass) -> list[str]:
-        return [f"const real {self.names[v]} = {self._element(v)};" for v in one.elements]
+        return [f"const real {self.names[v]} = {self._element(v, bool(one.reductions))};" for v in one.elements]
 
     def _pointer(self, value: int, written: bool) -> str:
         kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
@@ -262,7 +296,16 @@ class _CSource:
             args.update(dict.fromkeys([self.flow.update, *(end for _, end in self.flow.states)]))
         single = [a for a in args if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
         found = {self.names[a]: self._single(a) for a in single}
-        return found | {self._rest(a): f"1 - {self._single(a)}" for a in rests if not isinstance(a, Const)}
+        found |= {self._rest(a): f"1 - {self._single(a)}" for a in rests if not isinstance(a, Const)}
+        for name in (self.names[v] for v in self._divisors(one)):
+            found |= {f"{name}_most": f"MOST_OF({name})", f"{name}_less": f"LESS_OF({name})"}
+        return found
+
+    def _divisors(self, one: Pass) -> list[int]:
+        """Single numbers by which elements are divided: worth a look whether products do."""
+        nodes = [self.plan.node(v) for v in one.elements]
+        found = dict.fromkeys(node.args[1] for node in nodes if node.op == "divide")
+        return [a for a in found if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
 
     def _rest(self, arg: Arg) -> str:
         return f"(real)(1 - {arg.value!r})" if isinstance(arg, Const) else f"{self.names[arg]}_rest"
@@ -270,12 +313,34 @@ class _CSource:
     def _operand(self, arg: Arg) -> str:
         return f"(real){arg.value!r}" if isinstance(arg, Const) else self.names[arg]
 
-    def _element(self, value: int) -> str:
+    def _element(self, value: int, summed: bool) -> str:
         node = self.plan.node(value)
         args = [self._operand(a) for a in node.args]
         if node.op == "interp" and self.flow.kind(node.args[2]) is not Kind.TENSOR:
             return f"{self._rest(node.args[2])} * {args[0]} + {args[2]} * {args[1]}"
-        return _spelled(node.op, args)
+        text = _spelled(node.op, args)
+        if summed and node.op == "greater" and node.args[1] == Const(0.0):
+            return self._same_sign(node.args[0]) or text
+        if node.op != "divide" or isinstance(node.args[1], Const) or self.flow.kind(node.args[1]) is Kind.TENSOR:
+            return text
+        (x, y), above = args, self._made_by(node.args[0])
+        truth = above is not None and above.op in _COMPARISONS
+        quick = f"({x} != 0 ? 1 / {y} : 0 / {y})" if truth else f"divided({x}, {y}_most, {y}_less)"
+        return f"usual ? {quick} : {text}"
+
+    def _same_sign(self, value: Arg) -> str | None:
+        """For sign(x) * y > 0: a comparison of signs, where no sign is worked out for another use."""
+        product = self._made_by(value)
+        for x, y in [product.args, product.args[::-1]] if product and product.op == "multiply" else []:
+            sign = self._made_by(x)
+            if sign and sign.op == "sign" and sign.kind is Kind.TENSOR:
+                inner, other = self._operand(sign.args[0]), self._operand(y)
+                return f"islessgreater({other}, 0) & ({inner} * copysign((real)1, {other}) > 0) ? 1 : 0"
+        return None
+
+    def _made_by(self, arg: Arg) -> Node | None:
+        """The node that makes a value, if it is not given."""
+        return self.plan.node(arg) if isinstance(arg, int) and arg >= self.flow.first_node else None
 
 
 def _spelled(op: str, args: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import copy
 import importlib.util
 import io
 import itertools
+import math
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.interpret import Interpreter
 from stepsmith.dsl.keys import key
 from stepsmith.dsl.layout import WIDTH
+from stepsmith.dsl.ops import ROWS
 from stepsmith.dsl.passes import fusable
 from stepsmith.dsl.program import PROGRESS
 from stepsmith.search.mutate import Mutator
@@ -258,6 +260,64 @@ def test_random_programs_export_as_they_mean():
         for x, y in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(y.numpy(), x, rtol=0, atol=1e-10 * size, err_msg=str(program))
     assert compared > 60
+
+
+# --- the compiled step --------------------------------------------------------------------------------------
+
+
+def odd_numbers(dtype: torch.dtype) -> torch.Tensor:
+    """An odd count of numbers of all sizes, with zeros of both signs, Inf and NaN between them."""
+    random = torch.Generator().manual_seed(0)
+    sizes = torch.rand(4000, generator=random, dtype=torch.float64) * 82 - 44
+    x = torch.randn(4000, generator=random, dtype=torch.float64) * 10**sizes
+    x[1::2] = torch.randn(2000, generator=random, dtype=torch.float64)
+    special = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, -math.nan, 1.0, -1.0, 0.5], dtype=torch.float64)
+    return torch.cat([x, special.repeat(11)]).to(dtype)
+
+
+def stepped(program: str, g: torch.Tensor, w: torch.Tensor | None = None, **more: object) -> dict[str, torch.Tensor]:
+    """The states after one step of a program with a gradient, from weights or from 0."""
+    p = nn.Parameter(torch.zeros_like(g) if w is None else w.clone())
+    p.grad = g
+    optimizer = torch_class(Program.parse(program))([p], **more)
+    optimizer.step()
+    return optimizer.state[p]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_compiled_step_knows_inf_and_nan(dtype):
+    names = [op.name for op in ROWS if op.arity == 1 and op.c and op.elementwise and op.name != "identity"]
+    states = [f"s{i}" for i in range(len(names))]
+    ends = ", ".join(f"{name}(g)" for name in names)
+    program = f"def f(w, g, {', '.join(states)}, lr=0.1):\n  return lr * ({' + '.join(states)}), {ends}"
+    g = odd_numbers(dtype)
+    fused, loop = (stepped(program, g, fused=fused, foreach=False) for fused in (True, False))
+    for state, name in zip(states, names, strict=True):
+        near = 1e-2 if name == "cbrt" or dtype is torch.bfloat16 else 2e-5  # torch's cbrt is a power of a rounded third
+        torch.testing.assert_close(fused[state], loop[state], rtol=near, atol=1e-40, equal_nan=True,
+                                   msg=lambda text, name=name: f"{name}: {text}")  # fmt: skip
+
+
+@pytest.mark.parametrize("c", [3.0, -0.1, 1.0, 1e-29, 1e30, 1e-35, 1e38, 0.0, math.inf, math.nan])
+def test_a_quotient_by_what_elements_share_is_one(c):
+    g = odd_numbers(torch.float32)
+    made = stepped("def f(w, g, a, b, lr=0.1, c=2.0):\n  return lr * (a + b), g / c, (g > 0) / c", g, c=c, fused=True)
+    zero, y = c == 0, torch.tensor(c)
+    torch.testing.assert_close(made["b"], torch.zeros_like(g) if zero else (g > 0) / y, rtol=0, atol=0, equal_nan=True)
+    expected = torch.zeros_like(g) if zero else g / y
+    torch.testing.assert_close(made["a"], expected, rtol=1.2e-7, atol=1.5e-45, equal_nan=True)
+    same = (made["a"] == expected) | expected.isnan()
+    assert same.float().mean() > 0.995
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_signs_that_agree_are_counted_as_products_are(dtype):
+    program = "def f(w, g, n: scalar, lr=0.1):\n  return lr * n * g, sum({} > 0)"
+    g = odd_numbers(dtype)
+    w = g[torch.randperm(len(g), generator=torch.Generator().manual_seed(1))]
+    counts = {float(stepped(program.format(product), g, w, fused=fused, foreach=False)["n"])
+              for product in ("sign(w) * g", "g * sign(w)") for fused in (True, False)}  # fmt: skip
+    assert len(counts) == 1
 
 
 # --- the contract -------------------------------------------------------------------------------------------

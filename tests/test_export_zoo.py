@@ -448,7 +448,7 @@ def test_a_grad_scaler_skips_what_is_not_finite(name):
 
 
 def test_a_number_for_all_outlives_steps_that_some_miss():
-    program = Program.parse("def f(w, g, b: global, lr=1.0):\n return lr * g * 0, b + 1")
+    program = Program.parse("def f(w, g, b: global, lr=1.0):\n return lr * g * b, b + 1")
     for way in ({}, {"foreach": True}, {"foreach": False}):
         params = [nn.Parameter(torch.ones(2)) for _ in range(2)]
         optimizer = torch_class(program)(params, **way)
@@ -502,7 +502,7 @@ def test_names_that_the_class_uses_otherwise():
     p.grad = torch.ones_like(p)
     optimizer.step()
     assert {*optimizer.state[p]} == {"lost", "lost_"}
-    scales = Program.parse("def f(w, g, m: int8(1), m_scale, lr=0.1):\n return lr * m, g, m_scale + g")
+    scales = Program.parse("def f(w, g, m: int8(1), m_scale, lr=0.1):\n return lr * (m + m_scale), g, m_scale + g")
     q = nn.Parameter(torch.ones(4))
     optimizer = torch_class(scales)([q])
     q.grad = torch.ones(4)
