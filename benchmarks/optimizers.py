@@ -3,7 +3,7 @@
 The bar of a rule is its reference times what it must move over what the reference moves: a rule that needs a mean or
 a norm before it can write reads some tensors twice. References: torch's SGD with momentum for rules with one state,
 AdamW for rules with two, both fused. One thread, processor time, best of turns. Classes of other packages are measured
-where they are installed: pip install lion-pytorch torch-optimi timm pytorch-optimizer bitsandbytes
+where they are installed: pip install lion-pytorch torch-optimi timm pytorch-optimizer bitsandbytes heavyball
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ OTHERS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "bitsandbytes.optim.Lion": ("lion", lambda cls, ps: cls(ps)),
     "optimi.AdamW": ("adamw", lambda cls, ps: cls(ps, lr=1e-3)),
     "timm.optim.AdamWLegacy": ("adamw", lambda cls, ps: cls(ps)),
+    "heavyball.AdamW": ("adamw", lambda cls, ps: cls(ps)),
 }
+_COMPILED = {"heavyball.AdamW": 8}  # tensors up to which it is measured: its first step compiles minutes for hundreds
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _steps(setting: Setting, rules: dict[str, Program]) -> dict[str, Callable[[]
     for name, program in rules.items():
         made[name] = _optimizer(program, _parameters(setting)).step
     for name, (_, make) in OTHERS.items():
+        if len(setting.shapes) > _COMPILED.get(name, len(setting.shapes)):
+            continue
         package, _, cls = name.rpartition(".")
         try:
             made[name] = make(getattr(importlib.import_module(package), cls), _parameters(setting)).step
