@@ -80,6 +80,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise ValueError(f"state_dtype must be None or a floating dtype such as torch.float32, not {dtype!r}")
         super().__init__(params, {**numbers, **flags})
 
+    def add_param_group(self, param_group):
+        """Adds a group; raises ValueError for what cannot be written to in place."""
+        super().add_param_group(param_group)
+        if any(p.is_conj() or p.is_neg() for p in param_group["params"]):
+            self.param_groups.pop()
+            raise ValueError("a parameter that is a conjugate or negative view cannot be stepped; give it resolved")
+
     def __setstate__(self, state):
         """Takes up what a pickle or a checkpoint holds; what it lacks is as in a new optimizer."""
         super().__setstate__(state)
@@ -170,8 +177,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         return buckets.values()
 
     def _init_state(self, group, p):
-        if p.is_conj() or p.is_neg():
-            raise RuntimeError("a parameter that is a conjugate or negative view cannot be stepped; give it resolved")
         state, real, rule = self.state[p], _real(p), self._rule(group)
         dtype = group["state_dtype"]
         if rule.counts:

@@ -474,9 +474,8 @@ def test_groups_that_do_not_fit_are_refused_whole():
     second["lr"].fill_(0.1)
     assert first["lr"].item() == 0.5
     conjugate = nn.Parameter(torch.ones(2, dtype=torch.complex64).conj())
-    conjugate.grad = torch.ones(2, dtype=torch.complex64)
-    with pytest.raises(RuntimeError, match="conjugate or negative view"):
-        torch_class(load("lion"))([conjugate]).step()
+    with pytest.raises(ValueError, match="conjugate or negative view"):
+        torch_class(load("lion"))([conjugate])
 
 
 def test_checkpoints_of_other_roles_and_of_older_files():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-RULES = ["lion", "adamw", "c_adamw", "muon", "adafactor", "galore", "sgd_sai", "stable_spam"]
+RULES = ["lion", "adamw", "c_adamw", "muon", "adafactor", "galore", "sgd_sai", "fira"]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without torch.distributed")
