@@ -126,12 +126,26 @@ def _steps(setting: Setting, rules: dict[str, Program]) -> dict[str, Callable[[]
             continue
         package, _, cls = name.rpartition(".")
         try:
-            made[name] = make(getattr(importlib.import_module(package), cls), _parameters(setting)).step
+            params = _parameters(setting)
+            made[name] = make(getattr(importlib.import_module(package), cls), params).step
             made[name]()
+            if params[0].grad is None:
+                made[name] = _with_gradients(made[name], _parameters(setting), params)
         except Exception as error:  # not installed, or not made for this machine
             made.pop(name, None)
             print(f"  without {name}: {str(error).splitlines()[0][:90]}", flush=True)
     return made
+
+
+def _with_gradients(step: Callable[[], object], like: list[Any], params: list[Any]) -> Callable[[], object]:
+    """A step that finds its gradients anew: some optimizers throw them away."""
+
+    def whole() -> None:
+        for p, q in zip(params, like, strict=True):
+            p.grad = q.grad
+        step()
+
+    return whole
 
 
 def _parameters(setting: Setting) -> list[torch.nn.Parameter]:

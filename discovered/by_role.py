@@ -10,8 +10,9 @@ from .optimizer import _real
 class ByRole:
     """An optimizer that splits each group that it is given into one for each role.
 
-    A group has one "role", and of each rule's numbers those of its own rule, under their plain names: what a group
-    says holds for all of its parameters, what it does not say is its rule's default.
+    A group has one "role", and of each rule's numbers those of its own rule, under their plain names. What a group
+    that is given says holds for all of its parameters, but that "lr" is the first rule's rate, to which those of the
+    others keep their ratio; what it does not say is its rule's default.
     """
 
     def add_param_group(self, param_group):
@@ -48,7 +49,10 @@ class ByRole:
         if rule.matrices:
             check_matrices([ParameterView(_name(one, i), _shape(one), role) for i, one in enumerate(params)])
         for key, argument in rule.arguments.items():
-            value = group.get(argument, group.get(key, self.defaults[argument]))
+            usual = self.defaults[argument]
+            if key == "lr" and "lr" in given and self.defaults["lr"]:  # rates keep their ratio
+                usual = given["lr"] * (float(usual) / float(self.defaults["lr"]))
+            value = group.get(argument, usual if key == "lr" else group.get(key, usual))
             # schedulers write into a tensor, and each group has its own rate
             group[key] = value.clone() if isinstance(value, torch.Tensor) and not first else value
         return group

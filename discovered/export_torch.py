@@ -205,7 +205,8 @@ class _Writer:
         more = [f"Arguments: {', '.join(x for rule in self.rules for x in rule.arguments())}."]
         more += [line for rule in self.rules for line in rule.remarks()]
         lines += ["", *(part for line in more for part in textwrap.wrap(line, WIDTH - 2))]
-        lines += ["", "Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0"]
+        lines += ["", "Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0", "Needs torch 2.6 or later."]
+        lines += _COMPILES if self.fused else []
         return [f"# {line}".rstrip() for line in lines]
 
     # --- the class --------------------------------------------------------------------------------------
@@ -264,9 +265,15 @@ class _Writer:
         return [f"def __init__({', '.join(arguments)}):", *indent(body)]
 
 
+_COMPILES = """\
+At the first step on a CPU the C text below is compiled by $CC, or cc, for this machine; the library is kept in
+$STEPSMITH_CACHE, or stepsmith/ in the user's cache folder. Without a compiler, or with foreach=True, torch's own
+functions step.""".splitlines()
 _BY_ROLE = """\
 Each group is split into one for each role of its parameters: its "role" if it has one, else "matrix" from two axes,
-"vector" below. `role_groups(module)` makes groups that know embeddings and heads too.""".splitlines()
+"vector" below. `role_groups(module)` makes groups that know embeddings and heads too. What a given group says holds for
+all of its parameters, but that "lr" is the first rule's rate, to which those of the others keep
+their ratio.""".splitlines()
 _FLAG_DOCS = """\
     maximize: Climb instead of descend.
     foreach: True: torch's multi-tensor functions; False: a tensor at a time.

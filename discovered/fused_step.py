@@ -13,7 +13,7 @@ import warnings
 import torch
 
 from ..dsl.compile_c import CompilerMissing, build_library
-from .optimizer import _PLAIN, _ROUNDINGS, _SHORT, _gradient, _keeps_lost, _real
+from .optimizer import _PLAIN, _ROUNDINGS, _SHORT, _keeps_lost, _real
 
 
 class Fused:
@@ -35,7 +35,8 @@ class Fused:
         if not plain and (rule.reduces or not all(hasattr(p, "to_local") for p in params)):
             return None  # a shard does not know the sum over all
         states = [self.state[p] for p in params]
-        rows = [params, [_gradient(p).resolve_neg() for p in params]]  # a view may hold the negative of its memory
+        grads = [p.grad.resolve_neg() for p in params] if rule.gradients else params  # a view may hold the negative
+        rows = [params, grads]
         names = [*rule.tensors, *(name for name, _ in rule.singles)]
         lost = _keeps_lost(group, params[0])
         names += ["lost"] if lost else []

@@ -3,6 +3,7 @@
 
 import functools
 import math
+from numbers import Real
 
 import torch
 
@@ -17,7 +18,8 @@ class Rule:
             columns) another matrix, or a codec of a tensor.
         numbers: Names of what it reads beside tensors: lr, t, progress, hyperparameters.
         betas: Those of them that stand in the group's "betas".
-        nonnegative: Arguments that are refused below 0.
+        nonnegative: Numbers that are refused below 0.
+        rates: Numbers that are refused outside [0, 1).
         inputs: What else it reads: noise, random projections, estimates.
         periods: (name, steps) of the estimates.
         roles: Of the parameters on which it acts; () acts on all.
@@ -31,11 +33,11 @@ class Rule:
         kernel_triton: And for GPUs.
     """
 
-    def __init__(self, update, states=(), numbers=(), betas=(), nonnegative=(), inputs=(), periods=(), roles=(),
-                 arguments=None, matrices=False, gradients=True, reduces=False, gathers=False, averages=False,
+    def __init__(self, update, states=(), numbers=(), betas=(), nonnegative=(), rates=(), inputs=(), periods=(),
+                 roles=(), arguments=None, matrices=False, gradients=True, reduces=False, gathers=False, averages=False,
                  kernel_c="", kernel_triton=""):  # fmt: skip
         self.update, self.states, self.numbers, self.betas = update, states, numbers, betas
-        self.nonnegative, self.inputs, self.periods, self.roles = nonnegative, inputs, periods, roles
+        self.nonnegative, self.rates, self.inputs, self.periods, self.roles = nonnegative, rates, inputs, periods, roles
         self.arguments, self.matrices, self.gradients = arguments or {}, matrices, gradients
         self.reduces, self.gathers, self.averages = reduces, gathers, averages
         self.kernel_c, self.kernel_triton = kernel_c, kernel_triton
@@ -65,27 +67,48 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if flags["differentiable"] and flags["fused"]:
             raise RuntimeError("`fused` does not support `differentiable`")
-        for name in {"lr", *(rule.arguments.get("lr", "lr") for rule in self._rules)}:
-            if isinstance(numbers[name], torch.Tensor) and numbers[name].numel() != 1:
-                raise ValueError(f"Tensor {name} must be 1-element, not of {numbers[name].numel()}")
-            if isinstance(numbers[name], torch.Tensor) and flags["foreach"] and not flags["capturable"]:
-                raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
-        for name in (name for rule in self._rules for name in rule.nonnegative):
-            if not numbers[name] >= 0:
-                raise ValueError(f"{name} must be at least 0, not {numbers[name]}")
-        if flags["rounding"] not in _ROUNDINGS:
-            raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {flags['rounding']!r}")
-        dtype = flags["state_dtype"]
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ValueError(f"state_dtype must be None or a floating dtype such as torch.float32, not {dtype!r}")
+        for rule in self._rules:
+            own = {key: numbers[name] for key, name in rule.arguments.items()}
+            self._check(rule, {**numbers, **flags, **own}, rule.arguments)
         super().__init__(params, {**numbers, **flags})
 
     def add_param_group(self, param_group):
-        """Adds a group; raises ValueError for what cannot be written to in place."""
+        """Adds a group; raises ValueError for numbers out of range, and for what cannot be written to in place."""
         super().add_param_group(param_group)
-        if any(p.is_conj() or p.is_neg() for p in param_group["params"]):
+        try:
+            self._check(self._rule(param_group), param_group, {})
+            if any(p.is_conj() or p.is_neg() for p in param_group["params"]):
+                raise ValueError("a parameter that is a conjugate or negative view cannot be stepped; give it resolved")
+        except ValueError:
             self.param_groups.pop()
-            raise ValueError("a parameter that is a conjugate or negative view cannot be stepped; give it resolved")
+            raise
+
+    def _check(self, rule, values, names):
+        """Raises ValueError for numbers that a rule cannot read; `names` are what to call them, where they differ."""
+        for key in {"lr", *rule.numbers} - {"t", "progress", *rule.betas}:
+            name, value = names.get(key, key), values[key]
+            if not isinstance(value, (Real, torch.Tensor)):
+                raise ValueError(f"{name} must be a number, not {value!r}")
+            if isinstance(value, torch.Tensor) and value.numel() != 1:
+                raise ValueError(f"Tensor {name} must be 1-element, not of {value.numel()}")
+            if key in rule.nonnegative and not value >= 0:
+                raise ValueError(f"{name} must be at least 0, not {value}")
+            if key in rule.rates and not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {value}")
+        name, lr = names.get("lr", "lr"), values["lr"]
+        if isinstance(lr, torch.Tensor) and values["foreach"] and not values["capturable"]:
+            raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
+        if rule.betas:
+            betas, count, in_range = values["betas"], len(rule.betas), {*rule.betas} <= {*rule.rates}
+            fits = isinstance(betas, (tuple, list)) and len(betas) == count
+            if not fits or not all(isinstance(x, (Real, torch.Tensor)) and (0 <= x < 1 or not in_range) for x in betas):
+                wanted = f"{count} number{'s' if count > 1 else ''}{' in [0, 1)' if in_range else ''}"
+                raise ValueError(f"{names.get('betas', 'betas')} must be {wanted}, not {betas}")
+        if values["rounding"] not in _ROUNDINGS:
+            raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {values['rounding']!r}")
+        dtype = values["state_dtype"]
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"state_dtype must be None or a floating dtype such as torch.float32, not {dtype!r}")
 
     def __setstate__(self, state):
         """Takes up what a pickle or a checkpoint holds; what it lacks is as in a new optimizer."""
@@ -99,15 +122,31 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self.defaults
 
     def load_state_dict(self, state_dict):
-        """Loads what `state_dict` gave; states keep `state_dtype`, where torch would cast them to the parameter's."""
+        """Loads what `state_dict` gave; states keep `state_dtype`, where torch would cast them to the parameter's.
+
+        Raises ValueError for the states of another rule.
+        """
         given = []  # as other hooks before the load left it; other hooks after it see what stays
-        before = self.register_load_state_dict_pre_hook(lambda _, loaded: given.append(loaded))
+        before = self.register_load_state_dict_pre_hook(lambda _, loaded: given.append(self._fitting(loaded)))
         after = self.register_load_state_dict_post_hook(lambda _: self._restore(given[-1]), prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
             before.remove()
             after.remove()
+
+    def _fitting(self, given):
+        """What is to be loaded, if its states have the names of the rule's."""
+        saved = [i for group in given["param_groups"] for i in group["params"]]
+        own = [group for group in self.param_groups for _ in group["params"]]
+        for index, group in zip(saved, own, strict=False):  # torch says where numbers differ
+            state = given["state"].get(index, {})
+            for name, form in self._rule(group).states if state else ():
+                if not state.keys() & {*(_stored(name, form) if _is_codec(form) else [name])}:
+                    has = ", ".join(map(str, state))
+                    raise ValueError(f"loaded state of parameter {index} has {has} and no {name}: it is not of "
+                                     f"{type(self).__name__}")  # fmt: skip
+        return given
 
     def _restore(self, given):
         """States as they were saved, in their own dtypes; counts of steps as the kernels read them."""
@@ -173,7 +212,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             if kahan and _keeps_lost(group, p) and "lost" not in state:
                 state["lost"] = torch.zeros_like(_real(p), memory_format=torch.preserve_format)
             if p.numel():
-                buckets.setdefault((p.device, p.dtype, _gradient(p).dtype, hasattr(p, "to_local")), []).append(p)
+                grad = p.dtype if p.grad is None else p.grad.dtype
+                buckets.setdefault((p.device, p.dtype, grad, type(p) in _PLAIN), []).append(p)
         return buckets.values()
 
     def _init_state(self, group, p):

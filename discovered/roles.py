@@ -56,13 +56,15 @@ def roles_of(module: nn.Module, overrides: Mapping[str, str] | None = None) -> d
 def role_groups(module: nn.Module, overrides: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Parameter groups by role, with names: what an optimizer takes whose rule acts by role.
 
-    Takes and raises what `roles_of` does.
+    Takes and raises what `roles_of` does, and raises TypeError for what is no module.
 
     >>> from torch import nn
     >>> groups = role_groups(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 9)))
     >>> [(group["role"], [name for name, _ in group["params"]]) for group in groups]
     [('matrix', ['0.weight']), ('vector', ['0.bias', '1.bias']), ('head', ['1.weight'])]
     """
+    if not hasattr(module, "named_parameters"):
+        raise TypeError(f"role_groups takes a module, not a {type(module).__name__}")
     groups: dict[str, list[Any]] = {}
     roles = roles_of(module, overrides)
     for name, parameter in module.named_parameters():

@@ -90,13 +90,6 @@ class RuleText:
         if self.later:
             own = self.keys()["lr"]
             lines.append(f"{own} = lr * {self.ratio!r} if {own} is None else {own}")
-        if self.betas:
-            name, count, in_range = self.keys()["betas"], len(self.betas), set(self.betas) <= self._averaging()
-            numbers = "1 number" if count == 1 else f"{count} numbers"
-            wrong = f"len({name}) != {count}"
-            wrong += f" or not all(0 <= beta < 1 for beta in {name})" if in_range else ""
-            message = f"{name} must be {numbers}{' in [0, 1)' if in_range else ''}, not {{{name}}}"
-            lines += [f"if {wrong}:", f'    raise ValueError(f"{message}")']
         return lines
 
     def _averaging(self) -> set[str]:
@@ -119,6 +112,7 @@ class RuleText:
         fields += _field("numbers", [*map(repr, (*numbers, *self.betas, *self.others))])
         fields += _field("betas", [*map(repr, self.betas)])
         fields += _field("nonnegative", [*map(repr, self._nonnegative())])
+        fields += _field("rates", [repr(h) for h in (*self.betas, *self.others) if h in self._averaging()])
         fields += _field("inputs", [*map(repr, self.inputs)])
         periods = [(RESERVED[slot], str(n)) for slot, n in self.original.periods if self.reads(slot)]
         fields += _field("periods", periods)
@@ -149,10 +143,9 @@ class RuleText:
         return repr(str(state.kind)) if state.kind.plain else repr((state.kind.rows, state.kind.columns))
 
     def _nonnegative(self) -> list[str]:
-        """The arguments that are refused below 0."""
+        """The numbers that are refused below 0."""
         usual = {"lr": self.program.peak} | {name: self.default[name] for name in self.others}
-        keys = self.keys()
-        return [keys[n] for n, value in usual.items() if n in ("lr", "eps", "weight_decay") and value >= 0]
+        return [n for n, value in usual.items() if n in ("lr", "eps", "weight_decay") and value >= 0]
 
     # --- text -----------------------------------------------------------------------------------------------
 

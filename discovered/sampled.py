@@ -25,6 +25,10 @@ class Sampled:
     def _start(self, params, numbers, **flags):
         if flags["capturable"]:
             raise RuntimeError(f"{type(self).__name__} does not support `capturable`: its draws need counts of steps")
+        if not numbers.get("perturbation", 1.0) > 0:
+            raise ValueError(f"perturbation must be above 0, not {numbers['perturbation']}")
+        if not isinstance(numbers["seed"], int):
+            raise ValueError(f"seed must be a whole number, not {numbers['seed']!r}")
         super()._start(params, numbers, **flags)
 
     @torch.compiler.disable  # a compiler would take one parameter's draw for another's
@@ -87,9 +91,12 @@ class Sampled:
             how = "call backward(create_graph=True), or " if name == "hutchinson" else ""
             raise RuntimeError(f"{type(self).__name__} reads {name} at this step: {how}give "
                                f"step({name}={{parameter: tensor, ...}}); due() tells when")  # fmt: skip
+        if not isinstance(given, dict):
+            raise TypeError(f"{name} must be a dict from parameter to tensor, not a {type(given).__name__}")
         for _, p in pairs:
             if p not in given:
-                raise ValueError(f"{name} has nothing for parameter {self._places[p]}, of shape {tuple(p.shape)}")
+                raise ValueError(f"{name} has nothing for parameter {self._places[p]}, of shape {tuple(p.shape)}: its "
+                                 "keys are the parameters themselves")  # fmt: skip
             if given[p].shape != p.shape:
                 raise ValueError(f"{name} has shape {tuple(given[p].shape)} for a parameter of {tuple(p.shape)}")
         return {p: _real(given[p]) for _, p in pairs}

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # No -ffast-math: NaN and Inf mean something here. No contraction: a fused multiply-add would round
@@ -26,7 +27,8 @@ def cache_dir() -> Path:
     root = os.environ.get("STEPSMITH_CACHE")
     if root:
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepsmith"
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "stepsmith"
 
 
 def build_library(source: str, name: str, more: tuple[str, ...] = ()) -> ctypes.CDLL:
@@ -43,15 +45,20 @@ def build_library(source: str, name: str, more: tuple[str, ...] = ()) -> ctypes.
     digest = hashlib.blake2b(identity.encode(), digest_size=10).hexdigest()
     try:
         folder = cache_dir()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{name}-{digest}.so"
-        if not path.exists():
-            _compile(compiler, source, path, more)
-        return ctypes.CDLL(str(path))
-    except OSError:  # a cache that cannot be written or read: build for this process alone
-        path = Path(tempfile.mkdtemp(prefix="stepsmith-")) / f"{name}-{digest}.so"
+        if path.exists():
+            with suppress(OSError):  # a file that is no library any more is built again
+                return ctypes.CDLL(str(path))
         _compile(compiler, source, path, more)
         return ctypes.CDLL(str(path))
+    except (OSError, RuntimeError) as error:  # no home, or a cache that cannot be written: build for this process alone
+        if isinstance(error, CompilerMissing):
+            raise
+        with tempfile.TemporaryDirectory(prefix="stepsmith-", ignore_cleanup_errors=True) as own:
+            path = Path(own) / f"{name}-{digest}.so"
+            _compile(compiler, source, path, more)
+            return ctypes.CDLL(str(path))
 
 
 def _compile(compiler: str, source: str, path: Path, more: tuple[str, ...]) -> None:

@@ -199,7 +199,7 @@ def test_what_a_group_says_holds_for_all_its_parameters():
     params = weights()
     group = {"params": params, "weight_decay": 0.0, "lr": 0.5, "adamw_eps": 1e-3}
     optimizer = torch_class(load("muon"))([group])
-    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.5, 0.0), (0.5, 0.0)]
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.5, 0.0), (0.025, 0.0)]
     assert optimizer.param_groups[1]["eps"] == 1e-3
     optimizer = torch_class(load("muon"))(params[:1])
     optimizer.add_param_group({"params": params[2:]})
@@ -327,6 +327,8 @@ def test_an_estimate_that_is_due_must_be_there():
         with pytest.raises(RuntimeError, match=says):
             optimizer.step()
         assert (p == 1).all()
+    with pytest.raises(TypeError, match="gauss_newton must be a dict from parameter to tensor, not a list"):
+        sophia.step(gauss_newton=[torch.ones(3, 3)])
     for wrong, says in (({}, r"gauss_newton has nothing for parameter 0, of shape \(3, 3\)"),
                         ({p: torch.ones(3)}, r"gauss_newton has shape \(3,\) for a parameter of")):  # fmt: skip
         with pytest.raises(ValueError, match=says):
@@ -472,7 +474,20 @@ def test_groups_that_do_not_fit_are_refused_whole():
     rate = torch.tensor(0.5)
     first, second = muon([{"params": params, "lr": rate}]).param_groups
     second["lr"].fill_(0.1)
-    assert first["lr"].item() == 0.5
+    assert (first["lr"].item(), rate.item()) == (0.5, 0.5)
+    with pytest.raises(ValueError, match=r"betas must be 2 numbers in \[0, 1\), not \(2, 3\)"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "betas": (2, 3)})
+    for wrong, says in (({"lr": -1.0}, "lr must be at least 0"), ({"rounding": "kahn"}, "rounding must be one of"),
+                        ({"lr": "x"}, "lr must be a number, not 'x'"), ({"betas": 0.9}, "betas must be 2 numbers"),
+                        ({"betas": (0.9,)}, "betas must be 2 numbers")):  # fmt: skip
+        lion = torch_class(load("lion"))(params[:1])
+        with pytest.raises(ValueError, match=says):
+            lion.add_param_group({"params": params[1:], **wrong})
+        assert len(lion.param_groups) == 1
+    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\), not 1.5"):
+        muon(params, beta=1.5)
+    with pytest.raises(TypeError, match="role_groups takes a module, not a generator"):
+        role_groups(nn.Linear(2, 2).parameters())
     conjugate = nn.Parameter(torch.ones(2, dtype=torch.complex64).conj())
     with pytest.raises(ValueError, match="conjugate or negative view"):
         torch_class(load("lion"))([conjugate])
@@ -484,6 +499,13 @@ def test_checkpoints_of_other_roles_and_of_older_files():
     other = torch_class(load("muon"))([{"params": params[2]}, {"params": params[:2]}])
     with pytest.raises(ValueError, match="loaded state dict has role 'matrix' for group 0, which is of role 'vector'"):
         other.load_state_dict(saved)
+    foreign, lion = torch.optim.AdamW(params), torch_class(load("lion"))(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    foreign.step()
+    with pytest.raises(ValueError, match="loaded state of parameter 0 has step, exp_avg, exp_avg_sq and no m: it is"):
+        lion.load_state_dict(foreign.state_dict())
+    assert lion.param_groups[0]["lr"] == load("lion").peak
     for name, lacks in (("muon", "role"), ("apollo", "seed"), ("muon", "eps"), ("lion", "rounding")):
         optimizer = torch_class(load(name))(params)
         wanted = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
