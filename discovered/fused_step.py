@@ -45,7 +45,7 @@ class Fused:
             rows = [[x.to_local() if hasattr(x, "to_local") else x for x in row] for row in rows]
         if params[0].is_complex():
             rows = [[_real(x).resolve_neg() for x in row] for row in rows]
-        if not all(x.is_contiguous() for row in rows for x in row):
+        if not all(all(map(torch.Tensor.is_contiguous, row)) for row in rows):
             w = rows[0]
             if not all(_is_dense(p) for p in w):
                 return None
@@ -76,8 +76,8 @@ class Fused:
         seed = int(torch.randint(1 << 62, ())) if rounding == "stochastic" else 0
         step = rows[-1][0].item() + 1 if rule.counts else None
         values = array.array("d", [float(x) for x in self._values(group, step)])
-        sizes = array.array("q", [p.numel() for p in rows[0]])
-        table = array.array("q", [x.data_ptr() for row in rows for x in row])
+        sizes = array.array("q", map(torch.Tensor.numel, rows[0]))
+        table = array.array("q", [x for row in rows for x in map(torch.Tensor.data_ptr, row)])
         threads = torch.get_num_threads()
         done = library(len(rows[0]), _at(sizes), _at(table), _at(values), scale, seed, threads)
         if done == _UNLIKE:
