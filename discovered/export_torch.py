@@ -172,12 +172,15 @@ class _Writer:
             body += [*(["", ""] if number else []), *_laid_out(update), *rule.kernels()]
         imports = ["import torch", *(line for imports, _ in shared for line in imports)]
         imports += ["import difflib", "from collections.abc import Iterable"] if self.by_role else []  # for the helpers
+        public = [f'"{name}"' for name in sorted({self.class_name, *(["role_groups"] if self.by_role else [])})]
         lines = [
             *_laid_out(self.comment()),
             "",
             "from __future__ import annotations",
             "",
             *_blocks(_merged(imports)),
+            f"__all__ = [{', '.join(public)}]",
+            "",
         ]
         lines += [*_title("the rule"), *body, "", "", *_title("what exported rules share")]
         for text in [*(_role_helpers() if self.by_role else []), *(text for _, text in shared)]:

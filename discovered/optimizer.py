@@ -118,7 +118,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 group.setdefault(name, value)
 
     def _usual(self, group):
-        """What a group holds that says nothing."""
+        """What stands in a group for what it is not given."""
         return self.defaults
 
     def load_state_dict(self, state_dict):
