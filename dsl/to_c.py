@@ -23,7 +23,7 @@ _WORDS = (
 )
 _TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from", "to",
           "half", "bf16", "hashed", "at_random", "done", "element", "pair",
-          "both", "w", "g", "w_", "g_", "lost_", "x", "y", "z", "I"}  # fmt: skip
+          "both", "w", "g", "w_", "g_", "lost", "lost_", "x", "y", "z", "I"}  # fmt: skip
 
 _COMPARISONS = ("less", "less_equal", "greater", "greater_equal")
 

@@ -516,13 +516,14 @@ def test_checkpoints_of_other_roles_and_of_older_files():
         assert [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups] == wanted, lacks
 
 
-def test_names_that_the_class_uses_otherwise():
+def test_names_that_the_class_uses_otherwise(recwarn):
     lost = Program.parse("def f(w, g, lost, lr=0.1):\n lost = interp(g, lost, 0.9)\n return lr * lost, lost")
     p = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = torch_class(lost)([p], rounding="kahan")
     p.grad = torch.ones_like(p)
     optimizer.step()
     assert {*optimizer.state[p]} == {"lost", "lost_"}
+    assert not [w for w in recwarn if "not fused" in str(w.message)]
     scales = Program.parse("def f(w, g, m: int8(1), m_scale, lr=0.1):\n return lr * (m + m_scale), g, m_scale + g")
     q = nn.Parameter(torch.ones(4))
     optimizer = torch_class(scales)([q])
