@@ -42,7 +42,15 @@ def register_timm(program: Program | str | os.PathLike[str]) -> str:
         remedy = f"register decoupled_decay({program.name})"
         raise ProgramError(f"timm gives every optimizer a weight_decay and {program.name} takes none; {remedy}")
 
-    from timm.optim._optim_factory import OptimInfo, default_registry  # timm.optim itself does not name the registry
+    try:
+        from timm.optim._optim_factory import (
+            OptimInfo,
+            default_registry,
+        )  # timm.optim itself does not name the registry
+    except ImportError as error:
+        raise ImportError(
+            f"register_timm needs timm and a torchvision that fits torch: pip install timm ({error})"
+        ) from None
 
     betas = takes["betas"].default if "betas" in takes else ()
     info = OptimInfo(

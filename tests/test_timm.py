@@ -47,6 +47,14 @@ class OptimInfo:
     defaults: dict | None = None
 
 
+def test_without_timm_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        ImportError, match="register_timm needs timm and a torchvision that fits torch: pip install timm"
+    ):
+        register_timm("lion")
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """What is registered, where timm need not be installed."""
