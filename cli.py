@@ -380,17 +380,26 @@ def export(
     to: Annotated[str, typer.Option("--to", help="Form: torch, optax or latex.")] = "torch",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="To torch: no kernels, torch's own functions step.")] = False,
 ) -> None:
     """Write a program as one file that does not need stepsmith."""
+    from functools import partial
+
     from .discovered import export_latex, export_optax, export_torch
     from .dsl.errors import did_you_mean
     from .dsl.flow import flow, reject_reason
     from .search.config import ConfigError
     from .search.found import load_any
 
-    forms = {"torch": export_torch, "optax": export_optax, "latex": export_latex}
+    forms: dict[str, Any] = {
+        "torch": partial(export_torch, kernels=not plain),
+        "optax": export_optax,
+        "latex": export_latex,
+    }
     if to not in forms:
         raise ConfigError(f"unknown form {to!r}; {did_you_mean(to, forms)}")
+    if plain and to != "torch":
+        raise ConfigError(f"--plain leaves kernels out, and a file for {to} has none")
     rule = load_any(program)
     if not rule.schedule and (reason := reject_reason(flow(rule))):
         raise ConfigError(f"{program} is no optimizer: it {reason}")

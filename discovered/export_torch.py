@@ -48,7 +48,7 @@ _TAKEN = {
 }  # fmt: skip
 
 
-def export_torch(program: Program, class_name: str | None = None) -> str:
+def export_torch(program: Program, class_name: str | None = None, kernels: bool = True) -> str:
     r"""The text of a Python file with a `torch.optim.Optimizer` subclass that imports torch alone.
 
     Header hyperparameters are constructor arguments under their names, `beta1, beta2, ...` as `betas`;
@@ -58,7 +58,8 @@ def export_torch(program: Program, class_name: str | None = None) -> str:
     Of a program that others follow by role the class splits groups of parameters by role; arguments of those others
     have their program's name before theirs.
 
-    A schedule becomes a function that makes a `LambdaLR`, see `export_schedule`.
+    A schedule becomes a function that makes a `LambdaLR`, see `export_schedule`. Without `kernels` the file is half as
+    long and compiles nothing: torch's multi-tensor functions step.
 
     Raises ValueError for a `class_name` that is no Python name.
 
@@ -71,7 +72,7 @@ def export_torch(program: Program, class_name: str | None = None) -> str:
     name = _name(program, class_name)
     if not name.isidentifier() or keyword.iskeyword(name) or name in _TAKEN:
         raise ValueError(f"a class cannot be called {name!r}; give a Python name such as 'Lion'")
-    text = export_schedule(program, name) if program.schedule else _Writer(program, name).text()
+    text = export_schedule(program, name) if program.schedule else _Writer(program, name, kernels).text()
     if _defined(text).count(name) != 1:
         raise ValueError(f"a class cannot be called {name!r}, which means something else in the file")
     return text
@@ -147,13 +148,13 @@ def _blank(text: str, class_name: str) -> torch.optim.Optimizer:
 class _Writer:
     """Writes the file, part by part."""
 
-    def __init__(self, original: Program, class_name: str) -> None:
+    def __init__(self, original: Program, class_name: str, kernels: bool) -> None:
         self.original, self.class_name = original, class_name
         parts = original.parts()
-        self.rules = [RuleText(part, parts, self._taken(parts)) for part in parts]
+        self.rules = [RuleText(part, parts, self._taken(parts), kernels) for part in parts]
         self.total = any(rule.reads(PROGRESS) for rule in self.rules)
         self.by_role = len(parts) > 1 or any(rule.matrices for rule in self.rules)
-        self.fused = any(rule.kernels() for rule in self.rules)
+        self.fused = any(rule.fused for rule in self.rules)
         self.samples = any(rule.inputs for rule in self.rules)
         self.two_point = any(rule.reads(TWO_POINT) for rule in self.rules)
 

@@ -25,11 +25,13 @@ class RuleText:
     """One program without a route, as an exported file holds it.
 
     `parts` are all programs of the file: the first one's lr is that which the user gives, the arguments of later ones
-    have the program's name before theirs.
+    have the program's name before theirs. Without `kernels` it has no fused step.
     `taken` are names that its arguments must leave alone.
     """
 
-    def __init__(self, program: Program, parts: Sequence[Program], taken: Collection[str]) -> None:
+    def __init__(
+        self, program: Program, parts: Sequence[Program], taken: Collection[str], kernels: bool = True
+    ) -> None:
         first = parts[0]
         self.original, self.later, self.alone = program, program is not first, len(parts) == 1
         self.named: Named = name_constants(program)
@@ -47,6 +49,7 @@ class RuleText:
         self.inputs = [RESERVED[slot] for slot in (NOISE, *ORACLES) if self.reads(slot)]
         self.inputs += ["draw"] if any(OPS[node.op].draws for node in self.flow.nodes) else []
         self.counts = self.reads(T) or self.reads(PROGRESS) or bool(self.inputs)
+        self.fused = kernels and fusable(self.program)
         self.matrices = needs_matrices(self.program, self.flow)
         self.ratio = self.program.peak / name_constants(first).program.peak if self.later and first.peak else 1.0
         self.suffix = f"_{program.name}" if self.later else ""
@@ -125,7 +128,7 @@ class RuleText:
                  "reduces": any(not OPS[node.op].elementwise for node in self.flow.nodes)}  # fmt: skip
         fields += [f"{name}=True," for name, value in flags.items() if value]
         fields += [] if reads_gradient else ["gradients=False,"]
-        if fusable(self.program):
+        if self.fused:
             fields += [f"kernel_{way}=_KERNEL_{way.upper()}{self.suffix.upper()}," for way in ("c", "triton")]
         return ["Rule(", *indent(field.replace("'", '"') for field in fields), "),"]
 
@@ -151,7 +154,7 @@ class RuleText:
 
     def kernels(self) -> list[str]:
         """The fused step as texts: for CPUs in C, for GPUs in Triton's Python."""
-        if not fusable(self.program):
+        if not self.fused:
             return []
         reads = [slot for slot in (LR, T, PROGRESS) if self.reads(slot)]
         hypers = {name: slot for name, slot in zip(self.hypers, self.flow.hypers, strict=True)}

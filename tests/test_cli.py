@@ -308,6 +308,7 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("search", "--strategy", "evolve") == "strategy: unknown strategy 'evolve'; did you mean 'evolution'?"
     assert "--steps" in fails("search", "--stepz", "3")
     assert fails("export", "lion", "--to", "troch") == "unknown form 'troch'; did you mean 'torch'?"
+    assert fails("export", "lion", "--to", "latex", "--plain").endswith("a file for latex has none")
     reason = "adam8bit cannot be exported to optax: it keeps a state in a codec"
     assert fails("export", "adam8bit", "--to", "optax") == reason
     wrong = "lion.opt is a program's name, and this would write LaTeX; name a .tex file"

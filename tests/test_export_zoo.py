@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from stepsmith.discovered import entries, load, torch_class
+from stepsmith.discovered import entries, export_torch, load, torch_class
 from stepsmith.discovered.roles import role_groups
 from stepsmith.dsl import Program
 from stepsmith.dsl.draws import noise, projection
@@ -161,6 +161,19 @@ def test_ways_of_a_step_agree(name):
         found.append(params)
     for one in found[1:]:
         assert all(torch.allclose(p, q, rtol=1e-9, atol=1e-12) for p, q in zip(found[0], one, strict=True))
+
+
+@pytest.mark.parametrize("name", ["lion", "c_adamw", "muon"])
+def test_a_file_without_kernels_compiles_nothing_and_steps_alike(name):
+    program, scope = load(name), {"__name__": "plain"}
+    text = export_torch(program, "Exported", kernels=False)
+    assert len(text) < 0.6 * len(export_torch(program, "Exported"))
+    assert not any(word in text for word in ("subprocess", "ctypes", "triton.jit", "exec("))
+    exec(compile(text, "plain", "exec"), scope)
+    params, others = weights(), weights()
+    follow(scope["Exported"](params), program, params, range(1, 4))
+    follow(torch_class(program)(others), program, others, range(1, 4))
+    assert all(torch.allclose(p, q, rtol=1e-9, atol=1e-12) for p, q in zip(params, others, strict=True))
 
 
 @pytest.mark.parametrize("name", [e.name for e in entries() if e.program.schedule])
