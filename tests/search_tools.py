@@ -74,8 +74,9 @@ def resume(folder: Path, executor: Executor | None = None, **options: Any) -> Fo
 
 
 def rows(folder: Path) -> list[tuple[Any, ...]]:
-    """The children table as it stands on the disk."""
-    with closing(sqlite3.connect(folder / "ledger.sqlite")) as base:
+    """The children table as it stands on the disk; a ledger that is not there yet is an error and is not made."""
+    path = (folder / "ledger.sqlite").absolute().as_uri()
+    with closing(sqlite3.connect(f"{path}?mode=rw", uri=True)) as base:
         return base.execute("SELECT * FROM children ORDER BY child").fetchall()
 
 
