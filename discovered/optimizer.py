@@ -142,7 +142,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         for index, group in zip(saved, own, strict=False):  # torch says where numbers differ
             state = given["state"].get(index, {})
             for name, form in self._rule(group).states if state else ():
-                if not state.keys() & {*(_stored(name, form) if _is_codec(form) else [name])}:
+                if not state.keys() & {*_stored(name, form)}:
                     has = ", ".join(map(str, state))
                     raise ValueError(f"loaded state of parameter {index} has {has} and no {name}: it is not of "
                                      f"{type(self).__name__}")  # fmt: skip
@@ -164,9 +164,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _dtype_of(self, name, p, group, saved):
         """The dtype of a state; None for what is not cast."""
         for own, form in self._rule(group).states:
-            if _is_codec(form) and name in _stored(own, form):
-                return saved.dtype
-            if own == name:
+            if name in _stored(own, form):
+                if _is_codec(form):
+                    return saved.dtype
                 return _precision(p) if form in ("scalar", "global") else group["state_dtype"] or _real(p).dtype
         return None
 
@@ -419,9 +419,9 @@ def _is_codec(form):
     return not isinstance(form, (str, tuple))
 
 
-def _stored(name, codec):
-    """Under what names a state in a codec is kept."""
-    return [name + end for end in codec.parts]
+def _stored(name, form):
+    """Under what names a state is kept."""
+    return [name + end for end in form.parts] if _is_codec(form) else [name]
 
 
 def _real(x):

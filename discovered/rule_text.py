@@ -115,7 +115,8 @@ class RuleText:
         fields += _field("numbers", [*map(repr, (*numbers, *self.betas, *self.others))])
         fields += _field("betas", [*map(repr, self.betas)])
         fields += _field("nonnegative", [*map(repr, self._nonnegative())])
-        fields += _field("rates", [repr(h) for h in (*self.betas, *self.others) if h in self._averaging()])
+        averaging = self._averaging()
+        fields += _field("rates", [repr(h) for h in (*self.betas, *self.others) if h in averaging])
         fields += _field("inputs", [*map(repr, self.inputs)])
         periods = [(RESERVED[slot], str(n)) for slot, n in self.original.periods if self.reads(slot)]
         fields += _field("periods", periods)

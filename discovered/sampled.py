@@ -53,8 +53,9 @@ class Sampled:
             elif closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            for name in sorted({name for _, name, _ in self._asked()} - {"two_point"}):
-                self._estimates[name] = self._estimate(name, self._estimates.get(name))
+            for name, pairs in self._asked().items():
+                if name != "two_point":
+                    self._estimates[name] = self._estimate(name, self._estimates.get(name), pairs)
             super().step()
         finally:
             del self._estimates, self._places
@@ -73,16 +74,19 @@ class Sampled:
                 yield name, some
 
     def _asked(self):
-        """(group, name, parameters) of the estimates that this step reads."""
-        return [(group, *one) for group in self.param_groups for one in self._due(group, self._stepped(group))]
+        """The estimates that this step reads, in order of name: (group, parameter) of all that read it."""
+        found = {}
+        for group in self.param_groups:
+            for name, params in self._due(group, self._stepped(group)):
+                found.setdefault(name, []).extend((group, p) for p in params)
+        return dict(sorted(found.items()))
 
     def _count(self, p):
         """How often a parameter was stepped."""
         return int(self.state[p]["step"]) if "step" in self.state.get(p, {}) else 0
 
-    def _estimate(self, name, given):
+    def _estimate(self, name, given, pairs):
         """An estimate for each parameter that reads it, as the caller gave it or made here."""
-        pairs = [(group, p) for group, own, params in self._asked() if own == name for p in params]
         if given is None and name == "hutchinson" and any(p.grad.grad_fn is not None for _, p in pairs):
             return self._hutchinson(pairs)
         if given is None and self._is_dry():
@@ -127,7 +131,7 @@ class Sampled:
     def _two_point(self, closure):
         """The mean of two losses; their difference becomes an estimate."""
         self._estimates["two_point"], step, losses = 0.0, self.defaults["perturbation"], []
-        pairs = [(group, p) for group, name, params in self._asked() if name == "two_point" for p in params]
+        pairs = self._asked().get("two_point", [])
         if closure is None and self._is_dry():
             return None
         if closure is None:
