@@ -15,6 +15,7 @@ from ..dsl import Const, Kind, Program
 from ..dsl.flow import Flow, Node, flow
 from ..dsl.matrix_ops import REDUCED
 from ..dsl.program import FIRST, RESERVED, Arg, T, W
+from .header import LICENSE
 
 _ANY, _SUM, _PRODUCT, _POWER, _ATOM = range(5)  # how tightly an expression holds together
 _LONGEST = 160  # of an unnamed expression
@@ -93,7 +94,7 @@ def export_latex(program: Program) -> str:
         comment.append(f"The {'schedule' if part.schedule else 'rule'} {part.name}; its defaults: {values}.")
     used = {node.op for part in parts for node in flow(part).nodes}
     comment += [f"Here {note}." for op, note in _NOTES.items() if op in used]
-    lines = [f"% {line}".rstrip() for line in [*comment, "Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0"]]
+    lines = [f"% {line}".rstrip() for line in [*comment, LICENSE]]
     for part in parts:
         if len(parts) > 1:
             lines.append(f"For {_whose(part)}:")

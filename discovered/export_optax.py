@@ -27,6 +27,7 @@ from ..dsl.to_jax import JaxSource, helpers_of, reads_places
 from .arguments import Named, free_names, name_constants
 from .direction import decay, direction
 from .export_torch import camel_case
+from .header import LICENSE, header
 
 #: Names that mean something else in the exported text.
 _TAKEN = {
@@ -283,14 +284,10 @@ class _Writer:
         return "\n".join(lines) + "\n"
 
     def _comment(self) -> list[str]:
-        about = self.program.doc.splitlines()
-        lines = [*about, ""] if about else []
-        lines.append("The program (the caller does w = w - update; every state is zero at the start):")
-        lines += ["    " + line for line in str(self.program).splitlines()[len(about) :]]
-        lines.append("")
+        lines = [*header(self.program), ""]
         for part in self.parts:
             lines += part.remarks(f" of {part.name}" if part is not self.parts[0] else "")
-        return [*lines, "Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0"]
+        return [*lines, LICENSE]
 
     # --- the factory --------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from ..dsl.layout import indent, wrapped
 from ..dsl.program import FIRST, PROGRESS, T
 from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import free_names
+from .header import LICENSE, header
 
 _TAKEN = {"optimizer", "total_steps", "last_epoch", "progress", "t", "torch", "math", "LambdaLR", "_multiplier"}
 
@@ -44,11 +45,7 @@ def export_schedule(program: Program, name: str) -> str:
 
 
 def _comment(program: Program) -> list[str]:
-    doc = program.doc.splitlines()
-    lines = [*doc, *([""] if doc else []), "The program:"]
-    lines += ["    " + line for line in str(program).splitlines()[len(doc) :]]
-    lines += ["", "Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0"]
-    return [f"# {line}".rstrip() for line in lines]
+    return [f"# {line}".rstrip() for line in (*header(program, "The program:"), "", LICENSE)]
 
 
 def _multiplier(source: TorchSource, hypers: list[str]) -> list[str]:

@@ -31,6 +31,7 @@ from ..dsl.program import PROGRESS, TWO_POINT
 from ..dsl.source import helpers
 from ..dsl.torch_source import helpers_of
 from .export_schedule import export_schedule
+from .header import LICENSE, header
 from .rule_text import RuleText
 
 if TYPE_CHECKING:
@@ -201,15 +202,10 @@ class _Writer:
     # --- what the file is -------------------------------------------------------------------------------
 
     def comment(self) -> list[str]:
-        lines = [line for line in self.original.doc.splitlines()]
-        lines += [""] if lines else []
-        text = str(self.original).splitlines()[len(self.original.doc.splitlines()) :]
-        lines += ["The program (the caller does w = w - update; every state is zero at the start):"]
-        lines += ["    " + line for line in text]
         more = [f"Arguments: {', '.join(x for rule in self.rules for x in rule.arguments())}."]
         more += [line for rule in self.rules for line in rule.remarks()]
-        lines += ["", *(part for line in more for part in textwrap.wrap(line, WIDTH - 2))]
-        lines += ["", "Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0", "Needs torch 2.6 or later."]
+        wrapped_more = (part for line in more for part in textwrap.wrap(line, WIDTH - 2))
+        lines = [*header(self.original), "", *wrapped_more, "", LICENSE, "Needs torch 2.6 or later."]
         lines += _COMPILES if self.fused else []
         return [f"# {line}".rstrip() for line in lines]
 
