@@ -213,7 +213,7 @@ def _search(
             sys.exit(130)
         elif elites:
             _show_elites(fold, dispatcher, ledger, folder, elites, console)
-            if found := shares(list(ledger.children())):
+            if found := shares(ledger.children()):
                 _say(console, str(found))
     except KeyboardInterrupt:
         _say(console, f"interrupted while re-scoring; {resume}")

@@ -124,9 +124,9 @@ def _maker(name: str, space: str) -> Iterator[float]:
     known: dict[str, int] = {}
     for number in range(CHILDREN):
         begin = process_time()
-        child = make_child(number, 0, fold, strategy, known)
+        child = make_child(number, 0, fold, strategy, known).child
         yield process_time() - begin
         if child.identity and child.alias_of is None:
             remember(known, child)
             assert child.rms is not None
-            fold.members.append(Member(number, child.program, 0.0, child.rms))
+            fold.islands[0].members.append(Member(number, child.program, 0.0, child.rms))

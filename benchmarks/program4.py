@@ -57,9 +57,9 @@ def peak_tuned(text: str, task: str, dispatcher: Dispatcher) -> Program:
 def step_tuned(text: str, task: str, dispatcher: Dispatcher) -> Program:
     """At the best factor of the step, to a factor of two."""
     assert text.count("0.0002") == 1
-    each = [str(simplify(Program.parse(text.replace("0.0002", f"{0.0002 * 2**n:g}")))) for n in range(-3, 13)]
+    each = [simplify(Program.parse(text.replace("0.0002", f"{0.0002 * 2**n:g}"))) for n in range(-3, 13)]
     found = scores(dispatcher, each, Trial((task,), seeds=PICK_SEEDS))
-    return Program.parse(max(found, key=lambda score: score.fitness).program)
+    return max(found, key=lambda score: score.fitness).program
 
 
 def judged(task: str, tuned: Callable[[str, str, Dispatcher], Program], dispatcher: Dispatcher) -> dict[str, object]:

@@ -22,7 +22,8 @@ _SIMPLIFIED = 500  # children
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    rows = [row for row in Ledger.read(parser.parse_args().run) if row.identity]
+    with Ledger.reading(parser.parse_args().run) as ledger:
+        rows = [row for row in ledger.children() if row.identity]
     first: set[str] = set()
     names: set[str] = set()
     repeats = {"first key": 0, "key or behaviour": 0}

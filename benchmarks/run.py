@@ -23,6 +23,7 @@ SECTIONS = {
     "child": "child",
     "update": "update",
     "optimizers": "optimizers",
+    "ledger": "ledger",
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from .curve import LOWEST
 from .fitness import Job, Score, evaluate
 
-Work = Callable[[Job], list[Score]]
+Work = Callable[[Job], list[Score | None]]  # None at empty places
 
 
 class Executor(Protocol):
@@ -40,7 +40,7 @@ class Executor(Protocol):
 class Report:
     """What a worker gives back."""
 
-    scores: list[Score]
+    scores: list[Score | None]
     worker: int
     seconds: float
     host: str = ""
@@ -186,11 +186,11 @@ class Dispatcher:
         self.tickets = 0
 
     def submit(self, job: Job) -> int:
-        """Starts a job; its ticket comes back with `finished`."""
+        """Starts a job without empty places; its ticket comes back with `finished`."""
         ticket = self.tickets
         self.tickets += 1
         lowest = tuple((LOWEST,) * len(job.trial.seeds) for _ in job.trial.tasks)  # until, or unless, it is scored
-        self.open[ticket] = Done(ticket, [Score(p or "", LOWEST, lowest) for p in job.programs], [], [])
+        self.open[ticket] = Done(ticket, [Score(p, LOWEST, lowest) for p in job.programs if p], [], [])
         self.missing[ticket] = 1
         self._start(_Part(ticket, job, tuple(range(len(job.programs)))))
         return ticket
@@ -209,7 +209,9 @@ class Dispatcher:
                 report = future.result()
                 entry.reports.append(report)
                 for place in part.places:
-                    entry.scores[place] = report.scores[place]
+                    score = report.scores[place]
+                    assert score is not None
+                    entry.scores[place] = score
                 self.missing[part.ticket] -= 1
             else:
                 self._fault(part, entry, error)
@@ -239,7 +241,7 @@ class Dispatcher:
             place = part.places[0]
             reason = f"set aside: {_describe(error)}"
             entry.scores[place] = replace(entry.scores[place], reason=reason)
-            entry.faults.append(f"{reason}\n{entry.scores[place].program}")
+            entry.faults.append(f"{reason}\n{part.job.programs[place]}")
             self.missing[part.ticket] -= 1
             return
         half = len(part.places) // 2

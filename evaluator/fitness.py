@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..dsl import Program
 from ..proxies import Task, task
-from .curve import LOWEST, Curve, curve_of
+from .curve import Curve, curve_of
 from .train import Outcome, Run, train
 
 
@@ -32,9 +32,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Job:
-    """A batch of work: programs as text (None keeps a place empty, so that the others keep theirs) and a trial."""
+    """A batch of work: programs (None keeps a place empty, so that the others keep theirs) and a trial."""
 
-    programs: tuple[str | None, ...]
+    programs: tuple[Program | None, ...]
     trial: Trial
 
 
@@ -42,7 +42,7 @@ class Job:
 class Score:
     """How a program did. `speedups` has a row per task with a number per seed; `program` has the best lr."""
 
-    program: str
+    program: Program
     fitness: float
     speedups: tuple[tuple[float, ...], ...] = ()
     losses: tuple[tuple[float, ...], ...] = ()
@@ -79,31 +79,27 @@ def _columns(parts: Sequence[tuple[tuple[float, ...], ...]]) -> tuple[tuple[floa
     return tuple(tuple(x for row in rows for x in row) for rows in zip(*parts, strict=True))
 
 
-def evaluate(job: Job) -> list[Score]:
-    """A score for every program of the job, in order; the work that an executor runs.
+def evaluate(job: Job) -> list[Score | None]:
+    """A score for every program of the job, in order, None for an empty place; the work that an executor runs.
 
     For each candidate the learning-rate factor with the best geometric mean over tasks and seeds counts.
     """
     trial = job.trial
-    scaled = [_at_factors(text, trial.lr_factors) for text in job.programs]
+    scaled = [_at_factors(program, trial.lr_factors) for program in job.programs]
     runs = [variant for variants in scaled for variant in variants]
     table = [[_train_paired(task(name), runs, seed, trial.share) for seed in trial.seeds] for name in trial.tasks]
-    scores = []
+    scores: list[Score | None] = []
     for index, variants in enumerate(scaled):
-        if variants[0] is None:
-            scores.append(Score("", LOWEST, reason="empty place"))
-            continue
         columns = range(index * len(variants), (index + 1) * len(variants))
-        each = [_score(str(v), table, c, trial) for v, c in zip(variants, columns, strict=True)]
-        scores.append(max(each, key=lambda score: (score.fitness, -_total(score))))
+        each = [_score(v, table, c, trial) for v, c in zip(variants, columns, strict=True) if v]
+        scores.append(max(each, key=lambda score: (score.fitness, -_total(score)), default=None))
     return scores
 
 
-def _at_factors(text: str | None, factors: Sequence[float]) -> list[Program | None]:
+def _at_factors(program: Program | None, factors: Sequence[float]) -> list[Program | None]:
     """A program at each factor on its peak learning rate; as many empty places for an empty place."""
-    if text is None:
+    if program is None:
         return [None] * len(factors)
-    program = Program.parse(text)
     return [program.with_lr(program.peak * factor) if factor != 1 else program for factor in factors]
 
 
@@ -143,12 +139,12 @@ def _paired(outcome: Outcome, adamw: Outcome, curve: Curve, steps: int) -> tuple
     return curve.speedup(outcome.loss - luck, steps), outcome.loss, outcome.reason
 
 
-def _score(text: str, table: list[list[list[tuple[float, float, str]]]], column: int, trial: Trial) -> Score:
+def _score(program: Program, table: list[list[list[tuple[float, float, str]]]], column: int, trial: Trial) -> Score:
     cells = [[seed[column] for seed in row] for row in table]
     reasons = [reason for row in cells for _, _, reason in row if reason]
     speedups = tuple(tuple(s for s, _, _ in row) for row in cells)
     return Score(
-        program=text,
+        program=program,
         fitness=geometric_mean([s for row in speedups for s in row]),
         speedups=speedups,
         losses=tuple(tuple(loss for _, loss, _ in row) for row in cells),

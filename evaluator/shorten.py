@@ -91,7 +91,8 @@ class Judge:
             if not open_:
                 break
             seeds = tuple(range(self.first_seed + before, self.first_seed + upto))
-            base, *found = scores(self.dispatcher, [str(self.original), *open_], Trial(self.tasks, seeds=seeds))
+            programs = [self.original, *(fresh[text][1] for text in open_)]
+            base, *found = scores(self.dispatcher, programs, Trial(self.tasks, seeds=seeds))
             self.runs, before = self.runs + (1 + len(open_)) * each, upto
             if not base.losses or not all(math.isfinite(loss) and loss > 0 for row in base.losses for loss in row):
                 raise Diverged(f"fails itself ({base.reason or 'no loss'}), so that nothing can be compared with it")
@@ -192,8 +193,8 @@ def orders(verdicts: dict[frozenset[Cut], Verdict], chosen: Sequence[Cut]) -> li
 def at_its_lr(program: Program, tasks: tuple[str, ...], dispatcher: Dispatcher, rounds: int = 6) -> Program:
     """The program at the peak learning rate that is best on two seeds, to a factor of two; see `Trial.lr_factors`."""
     for _ in range(rounds):
-        (score,) = scores(dispatcher, [str(program)], Trial(tasks, seeds=_LR_SEEDS, lr_factors=_LR_FACTORS))
-        found = Program.parse(score.program)
+        (score,) = scores(dispatcher, [program], Trial(tasks, seeds=_LR_SEEDS, lr_factors=_LR_FACTORS))
+        found = score.program
         if math.isclose(found.peak, program.peak):
             return found
         program = found

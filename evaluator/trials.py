@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..dsl import Program
 from .executors import Dispatcher
 from .fitness import Job, Score, Trial, by_seed, joined
 
 
-def scores(dispatcher: Dispatcher, programs: Sequence[str], trial: Trial) -> list[Score]:
+def scores(dispatcher: Dispatcher, programs: Sequence[Program], trial: Trial) -> list[Score]:
     """A score per program, in order; the seeds of a trial run side by side where the executor has room."""
     if not programs:
         return []

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from ..evaluator.fitness import Trial
 from ..search.config import SearchConfig
-from ..search.ledger import Child
 from ..search.population import Fold
 from ..search.run import Progress, trained
 
@@ -93,18 +92,9 @@ def _numbers(progress: Progress) -> Table:
     return table
 
 
-def best_by_states(fold: Fold) -> list[Child]:
-    """The fittest scored row of each number of states."""
-    best: dict[int, Child] = {}
-    for child in fold.by_child.values():
-        if child.scored and (child.state not in best or (child.fitness or 0) > (best[child.state].fitness or 0)):
-            best[child.state] = child
-    return [best[s] for s in sorted(best)]
-
-
 def _best_table(fold: Fold) -> Table:
     table = Table("states", "fitness", "statements", "child", "program", title=None)
-    for child in best_by_states(fold):
+    for child in fold.fittest.best_by_states():
         body = child.final.split("\n", 1)[1] if "\n" in child.final else child.final
         table.add_row(str(child.state), f"{child.fitness:.3f}", str(child.statements), str(child.child),
                       Text(body.rstrip()))  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,14 @@ from ..dsl.program import LR
 from .ledger import Child
 from .population import Fold, Member
 from .strategies import Evolution
+
+
+class Bred(NamedTuple):
+    """A fresh row, and the program that it is the text of."""
+
+    child: Child
+    program: Program
+
 
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
 
@@ -53,49 +62,53 @@ def start_member(program: Program) -> Member:
     return Member(None, str(program), 0.0, behaviour(program).rms)
 
 
-def make_start(number: int, program: Program, known: Mapping[str, int]) -> Child:
+def make_start(number: int, program: Program, known: Mapping[str, int]) -> Bred:
     """A start program as a child: the first rows of a search."""
-    return _finish(Child(number, 0, None, "start", str(program)), program, None, known)
+    return _finish(Child(number, 0, None, "start", ""), program, None, known)
 
 
-def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known: Mapping[str, int]) -> Child:
+def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known: Mapping[str, int]) -> Bred:
     """Child `number`, checked and keyed; trainable, rejected with a reason, or an alias of an earlier row.
 
     The child keeps its parent's update scale: its peak lr is multiplied so that the RMS of its update on the
     probe equals the parent's, unless the edit was to a number.
     """
     random = np.random.Generator(np.random.Philox(key=[fold.config.seed, number]))
-    parent = strategy.parent(fold, random)
+    parent = strategy.parent(fold.island(number), random)
+    weights = fold.paid.weights(strategy.mutator.weights) if fold.config.adapt else None
     program, edits = parent.program, []
     for _ in range(strategy.length(random)):
-        program, edit = strategy.mutator.mutate(program, random)
+        program, edit = strategy.mutator.mutate(program, random, weights)
         edits.append(edit)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
-    child = Child(number, round_, parent.child, "+".join(edits), str(program))
+    child = Child(number, round_, parent.child, "+".join(edits), "")
     scale = None if set(edits) <= {"constant"} else parent.rms
     return _finish(child, program, scale, known)
 
 
-def _finish(child: Child, program: Program, scale: float | None, known: Mapping[str, int]) -> Child:
+def _finish(child: Child, program: Program, scale: float | None, known: Mapping[str, int]) -> Bred:
     """The row of a fresh program: why it cannot be trained, what it repeats, or what it costs."""
+
+    def rejected(why: str) -> Bred:
+        return Bred(replace(child, program=str(program), reason=f"rejected: {why}"), program)
+
     live = flow(program)
-    reason = reject_reason(live)
-    if reason:
-        return replace(child, reason=f"rejected: {reason}")
+    if reason := reject_reason(live):
+        return rejected(reason)
     seen = behaviour(program)
     if not _moves(seen):
-        return replace(child, reason="rejected: " + ("no update" if seen.rms == 0 else "not finite on the probe"))
+        return rejected("no update" if seen.rms == 0 else "not finite on the probe")
     if scale is not None and abs(scale / seen.rms - 1) > 1e-9:
         program = program.with_lr(program.peak * scale / seen.rms)
         seen = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
         if not _moves(seen) or not math.isfinite(program.peak):
-            return replace(child, program=str(program), reason="rejected: no learning rate fits")
+            return rejected("no learning rate fits")
     if program.peak == 0:
-        return replace(child, program=str(program), reason="rejected: the peak learning rate is 0")
+        return rejected("the peak learning rate is 0")
     name = identity(program, seen)
     costs = cost(program, live)
     child = replace(
-        child, program=str(program), identity=name, rms=seen.rms, state=costs.state,
+        child, program=str(program), identity=name, alias_of=known.get(name), rms=seen.rms, state=costs.state,
         operations=costs.operations, statements=costs.statements,
     )  # fmt: skip
-    return replace(child, alias_of=known[name]) if name in known else child
+    return Bred(child, program)

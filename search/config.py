@@ -86,6 +86,9 @@ class SearchConfig(BaseModel):
     round: int = Field(48, ge=1, description="trainable children a round (B)")
     delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
     patience: int = Field(30, ge=1, description="rounds without a better program before a restart")
+    islands: int = Field(1, ge=1, le=64, description="populations that evolve apart")
+    migrate: int = Field(10, ge=1, description="rounds between migrations of each island's best to the next")
+    adapt: bool = Field(False, description="weigh kinds of edit by how often they paid off")
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
 

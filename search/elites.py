@@ -62,18 +62,18 @@ def rescore(
     if not candidates:
         return []
     tell(f"re-scoring {len(candidates)} candidates on fresh seeds")
-    picked = scores(dispatcher, [c.final for c in candidates], Trial(tasks, seeds=pick))
+    picked = scores(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick))
     order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)
     chosen = _with_niches([candidates[i] for i in order], count)
-    texts = [c.final for c in chosen]
+    programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = scores(dispatcher, texts, Trial(tasks, seeds=show))
-    held_out = {name: _held_out(dispatcher, texts, name, look) for name in fold.config.held_out}
+    shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
+    held_out = {name: _held_out(dispatcher, programs, name, look) for name in fold.config.held_out}
     looked_at = len(chosen) * look
     elites = []
     for index, child in enumerate(chosen):
         others = {name: _interval(found[index], looked_at) for name, found in held_out.items()}
-        costs = cost(Program.parse(child.final))
+        costs = cost(programs[index])
         assert child.fitness is not None
         seen = _interval(shown[index], looked_at)
         elites.append(Elite(child.child, child.final, child.fitness, costs, seen, others))
@@ -88,12 +88,12 @@ def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> Score | None:
     """The program that picking seeds choose among the fittest, with its score on the seeds that are shown."""
-    ranked = sorted((c for c in fold.by_child.values() if c.scored), key=lambda c: -(c.fitness or 0))[:count]
+    ranked = list(fold.fittest)[:count]
     if not ranked:
         return None
     tasks = fold.config.stages[-1].tasks
     pick, show = fresh_seeds(1)
-    picked = scores(dispatcher, [c.final for c in ranked], Trial(tasks, seeds=pick))
+    picked = scores(dispatcher, [Program.parse(c.final) for c in ranked], Trial(tasks, seeds=pick))
     best = max(picked, key=lambda score: score.fitness)
     return scores(dispatcher, [best.program], Trial(tasks, seeds=show))[0]
 
@@ -115,8 +115,7 @@ def _dominates(a: Elite, b: Elite) -> bool:
 
 def _candidates(fold: Fold) -> list[Child]:
     """The fittest rows, and the fittest of each number of states."""
-    ranked = sorted((c for c in fold.by_child.values() if c.scored), key=lambda c: -(c.fitness or 0))
-    return _with_niches(ranked, _CANDIDATES, _PER_NICHE)
+    return _with_niches(list(fold.fittest), _CANDIDATES, _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:
@@ -127,10 +126,10 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
     return [c for c in ranked if c.child in chosen]
 
 
-def _held_out(dispatcher: Dispatcher, texts: list[str], name: str, look: int) -> list[Score]:
+def _held_out(dispatcher: Dispatcher, programs: list[Program], name: str, look: int) -> list[Score]:
     """Scores on a held-out task, at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)
-    moved = scores(dispatcher, texts, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
+    moved = scores(dispatcher, programs, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
     return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
 
 

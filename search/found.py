@@ -64,15 +64,17 @@ def _of_run(name: str) -> Program:
     best = Path(folder, "best", "1.opt")
     if which == "best" and best.is_file():
         return load(str(best))
-    rows = {c.child: c for c in Ledger.read(Path(folder))}
-    if which == "best":
-        scored = [c for c in rows.values() if c.scored]
-        if not scored:
-            raise LedgerError(f"{folder}: no program has come through all stages yet")
-        return Program.parse(max(scored, key=lambda c: c.fitness or 0).final)
-    if not which.isdecimal() or int(which) not in rows:
-        raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {max(rows, default=0)}")
-    return Program.parse(rows[int(which)].final or rows[int(which)].program)
+    with Ledger.reading(Path(folder)) as ledger:
+        if which == "best":
+            row = ledger.best()
+            if row is None:
+                raise LedgerError(f"{folder}: no program has come through all stages yet")
+        else:
+            row = ledger.child(int(which)) if which.isdecimal() else None
+            if row is None:
+                last = max(ledger.count() - 1, 0)
+                raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {last}")
+    return Program.parse(row.final or row.program)
 
 
 def _transformed(transform: str, inside: str) -> Program:

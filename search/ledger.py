@@ -10,21 +10,22 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-FORMAT = 1  # of the tables; a ledger of another number is refused
+FORMAT = 2  # of the tables; a ledger of another number is refused
 
 _TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     """CREATE TABLE children (
     child INTEGER PRIMARY KEY, round INTEGER NOT NULL, parent INTEGER, edit TEXT NOT NULL,
     program TEXT NOT NULL, identity TEXT, alias_of INTEGER, reason TEXT NOT NULL, audited INTEGER NOT NULL,
-    scores TEXT NOT NULL, final TEXT NOT NULL, fitness REAL, rms REAL, steps INTEGER NOT NULL,
+    scores TEXT NOT NULL, final TEXT NOT NULL, lr_factor REAL NOT NULL, fitness REAL, rms REAL, steps INTEGER NOT NULL,
     state INTEGER NOT NULL, operations REAL NOT NULL, statements INTEGER NOT NULL)""",
     """CREATE TABLE work (
     round INTEGER NOT NULL, stage INTEGER NOT NULL, worker INTEGER NOT NULL, host TEXT NOT NULL,
@@ -51,6 +52,7 @@ class Child:
     audited: bool = False  # dropped, but trained to the end to check the hurdles
     scores: tuple[dict[str, Any], ...] = ()  # one a stage
     final: str = ""  # with the best learning rate
+    lr_factor: float = 1.0  # of that to the one as generated
     fitness: float | None = None
     rms: float | None = None  # of the update on the probe, as generated
     steps: int = 0  # training steps that it cost
@@ -62,6 +64,18 @@ class Child:
     def scored(self) -> bool:
         """Whether it came through all stages on its own merit."""
         return self.fitness is not None and not self.reason
+
+
+_FIELDS = tuple(Child.__dataclass_fields__)
+_SCORES, _AUDITED = _FIELDS.index("scores"), _FIELDS.index("audited")
+
+
+def _child(*row: Any) -> Child:
+    """A row as it lies in the table."""
+    values = list(row)
+    values[_SCORES] = tuple(json.loads(row[_SCORES])) if row[_SCORES] != "[]" else ()
+    values[_AUDITED] = bool(row[_AUDITED])
+    return Child(*values)
 
 
 class Ledger:
@@ -108,15 +122,12 @@ class Ledger:
         return ledger
 
     @staticmethod
-    def read(folder: Path) -> list[Child]:
-        """The rows of a run, running or not, without locking it."""
+    def reading(folder: Path) -> AbstractContextManager[Ledger]:
+        """The ledger of a run, running or not, to be read without locking it; closes at the end of the block."""
         _find(folder)
         ledger = Ledger(folder, FileLock(folder / "lock"))
-        try:
-            ledger._check_format()
-            return list(ledger.children())
-        finally:
-            ledger.base.close()
+        ledger._check_format()
+        return closing(ledger)
 
     def _check_format(self) -> None:
         found = self.meta().get("format")
@@ -126,9 +137,10 @@ class Ledger:
                 f"{self.path}: ledger format {found}, this version reads {FORMAT}; go on with the version that wrote it"
             )
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Row by row: a ledger may be larger than memory."""
         with _one_line(self.path):
-            return self.base.execute(query).fetchall()
+            yield from self.base.execute(query, values)
 
     def meta(self) -> dict[str, str]:
         """Configuration and versions."""
@@ -144,26 +156,42 @@ class Ledger:
     def commit_round(self, children: Sequence[Child], work: Sequence[tuple[Any, ...]]) -> None:
         """A closed round, whole."""
         rows = [[_plain(v) for v in asdict(c).values()] for c in children]
-        marks = ", ".join("?" * len(Child.__dataclass_fields__))
+        marks = ", ".join("?" * len(_FIELDS))
         with _one_line(self.path), _all_or_nothing(self.base):
             self.base.executemany(f"INSERT INTO children VALUES ({marks})", rows)
             self.base.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", work)
 
     def children(self) -> Iterator[Child]:
         """All rows in order."""
-        names = ", ".join(Child.__dataclass_fields__)
-        for row in self._rows(f"SELECT {names} FROM children ORDER BY child"):
-            values = dict(zip(Child.__dataclass_fields__, row, strict=True))
-            values["scores"] = tuple(json.loads(values["scores"]))
-            values["audited"] = bool(values["audited"])
-            yield Child(**values)
+        return self._children("ORDER BY child")
+
+    def _children(self, which: str, *values: Any) -> Iterator[Child]:
+        rows = self._rows(f"SELECT {', '.join(_FIELDS)} FROM children {which}", *values)
+        return (_child(*row) for row in rows)
+
+    def rounds(self) -> Iterator[list[Child]]:
+        """The rows of each round, in order."""
+        return (list(rows) for _, rows in groupby(self.children(), key=lambda child: child.round))
+
+    def child(self, number: int) -> Child | None:
+        """A row by its number, if it is there."""
+        return next(self._children("WHERE child = ?", number), None)
+
+    def best(self) -> Child | None:
+        """The fittest row that came through all stages on its own merit, if there is one."""
+        ranked = "WHERE fitness IS NOT NULL AND reason = '' ORDER BY fitness DESC, child LIMIT 1"
+        return next(self._children(ranked), None)
+
+    def count(self) -> int:
+        """How many rows there are."""
+        return int(next(self._rows("SELECT COALESCE(MAX(child) + 1, 0) FROM children"))[0])
 
     def seconds(self) -> float:
         """Wall seconds of all workers together."""
-        return float(self._rows("SELECT COALESCE(SUM(seconds), 0) FROM work")[0][0])
+        return float(next(self._rows("SELECT COALESCE(SUM(seconds), 0) FROM work"))[0])
 
     def close(self) -> None:
-        """Releases the folder."""
+        """Releases the folder, if this held it."""
         self.base.close()
         self.lock.release()
 

@@ -9,7 +9,7 @@ Redundant statements are allowed on purpose: one-statement edits need them as st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,15 +55,23 @@ class Mutator:
             }
         )
 
-    def mutate(self, program: Program, random: Generator) -> tuple[Program, str]:
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each kind of edit."""
+        return {name: weight for name, (weight, _) in self.edits.items()}
+
+    def mutate(
+        self, program: Program, random: Generator, weights: Mapping[str, float] | None = None
+    ) -> tuple[Program, str]:
         """A child that differs from the program in one edit, and the name of the edit.
 
-        An edit that finds no valid change gives way to another; changing a number always finds one.
+        An edit that finds no valid change gives way to another; changing a number always finds one. `weights` of the
+        kinds of edit may stand in for its own.
         """
         names = list(self.edits)
-        weights = np.array([self.edits[n][0] for n in names])
+        drawn = np.array([(weights or self.weights)[n] for n in names])
         for _ in range(20):
-            name = names[int(random.choice(len(names), p=weights / weights.sum()))]
+            name = names[int(random.choice(len(names), p=drawn / drawn.sum()))]
             child = self.edits[name][1](self, program, random)
             if child is not None and child != program:
                 return child, name

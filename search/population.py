@@ -1,7 +1,8 @@
-"""The fold: population, hurdles and the best so far, from rows in order and nothing else."""
+"""The fold: populations, hurdles and the best so far, from rows in order and nothing else."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ import numpy as np
 from ..dsl import Program
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
+from .fittest import Fittest
+from .island import Island
 from .ledger import Child
+from .paid import Paid
 
 _MEMORY = 400  # recent scores a hurdle's quantile is taken over
 _ENOUGH = 20  # scores before a hurdle drops by quantile
@@ -41,19 +45,18 @@ class Member:
 class Fold:
     """The state of a search after some rounds.
 
-    `members` is the population, oldest first; a member that is older than the last `population` dies.
-    `threshold` gives each stage's hurdle; `by_child` finds scored rows, so that an alias inherits its score.
+    A child lives on the island that its number says. `threshold` gives each stage's hurdle; `scored` has fitness and
+    scale of what came through all stages, so that an alias inherits them, and `fittest` the best rows whole: a search
+    of millions folds into little memory.
     """
 
     config: SearchConfig
     starts: list[Member]
-    members: deque[Member] = field(default_factory=deque)
-    by_child: dict[int, Child] = field(default_factory=dict)
-    raised: dict[int, float] = field(default_factory=dict)  # factor on the peak lr found in training
+    islands: list[Island] = field(default_factory=list)
+    scored: dict[int, tuple[float, float]] = field(default_factory=dict)  # fitness, and RMS at the best learning rate
+    fittest: Fittest = field(default_factory=Fittest)
     recent: list[deque[float]] = field(default_factory=list)
-    best: Member | None = None
-    best_round: int = 0
-    restarts: int = 0
+    paid: Paid = field(default_factory=Paid)
     steps: int = 0
     rounds: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -61,8 +64,24 @@ class Fold:
     barren: int = 0  # rounds in a row that gave nothing to train
 
     def __post_init__(self) -> None:
-        self.members = deque(self.starts, maxlen=self.config.population)
+        size = self.config.population
+        self.islands = [Island(self.starts, size) for _ in range(self.config.islands)]
         self.recent = [deque(maxlen=_MEMORY) for _ in self.config.stages]
+
+    def island(self, child: int) -> Island:
+        """Where child number `child` lives and its parent came from."""
+        return self.islands[child % len(self.islands)]
+
+    @property
+    def best(self) -> Member | None:
+        """The fittest of all islands; None before the first score."""
+        found = [island.best for island in self.islands if island.best is not None]
+        return max(found, key=lambda member: member.fitness, default=None)
+
+    @property
+    def restarts(self) -> int:
+        """Of all islands together."""
+        return sum(island.restarts for island in self.islands)
 
     def threshold(self, stage: int) -> float:
         """The score a child must reach to leave the stage: a quantile of recent ones, or any that did not fail."""
@@ -77,50 +96,58 @@ class Fold:
         for child in children:
             self._add(child)
         self.barren = 0 if any(child.steps for child in children) else self.barren + 1
-        if children and children[-1].round - self.best_round >= self.config.patience:
-            self._restart(children[-1].round)
+        for island in self.islands:
+            island.restart_if_stuck(self.rounds, self.config.patience)
         self.rounds += 1
+        if len(self.islands) > 1 and self.rounds % self.config.migrate == 0:
+            self._migrate()
 
     def _add(self, child: Child) -> None:
         self.steps += child.steps
-        source = child if child.alias_of is None else self.by_child[child.alias_of]
         if child.alias_of is None:
-            self.by_child[child.child] = child
-            trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
-            for stage, score in enumerate(trials):
-                self.recent[stage].append(score["fitness"])
-                if score["dropped"]:
-                    break  # what an audited child did later is no part of the hurdles
+            self._add_scores(child)
         self.counts["alias" if child.alias_of is not None else child.reason.split(":")[0] or "scored"] += 1
         if child.audited:
             self._audit(child)
-        if not source.scored or source.fitness is None:
-            return
-        member = self._member(child, source)
-        self.members.append(member)
-        if self.best is None or source.fitness > self.best.fitness:
-            self.best, self.best_round = member, child.round
+        member = self._member(child)
+        if member is not None:
+            self.island(child.child).add(member, self.rounds)
 
-    def _member(self, child: Child, source: Child) -> Member:
-        """An alias keeps its own text, at the learning rate that moves weights as its source does."""
-        assert source.fitness is not None and source.rms is not None
-        if source.child not in self.raised:
-            self.raised[source.child] = Program.parse(source.final).peak / Program.parse(source.program).peak
-        rms = source.rms * self.raised[source.child]
-        if child is source:
-            return Member(child.child, source.final, source.fitness, rms)
-        return Member(child.child, child.program, source.fitness, rms, rms / (child.rms or rms))
+    def _add_scores(self, child: Child) -> None:
+        """What the scores of a row that was trained mean for hurdles, for aliases to come, and for mutation."""
+        if child.scored:
+            assert child.fitness is not None and child.rms is not None
+            self.scored[child.child] = child.fitness, child.rms * child.lr_factor
+            self.fittest.add(child)
+        if child.steps and child.parent is not None:
+            before, _ = self.scored.get(child.parent, (math.inf, 0.0))
+            self.paid.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
+        trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
+        for stage, score in enumerate(trials):
+            self.recent[stage].append(score["fitness"])
+            if score["dropped"]:
+                break  # what an audited child did later is no part of the hurdles
+
+    def _member(self, child: Child) -> Member | None:
+        """The row as a parent; an alias keeps its own text, at the rate that moves weights as its source does."""
+        source = child.child if child.alias_of is None else child.alias_of
+        if source not in self.scored:
+            return None
+        fitness, rms = self.scored[source]
+        if child.alias_of is None:
+            return Member(child.child, child.final, fitness, rms)
+        return Member(child.child, child.program, fitness, rms, rms / (child.rms or rms))
 
     def _audit(self, child: Child) -> None:
         """Wrongly dropped: would have been among the better half of those that came through."""
         self.counts["audited"] += 1
-        fitness = sorted(m.fitness for m in self.members)
+        fitness = sorted(m.fitness for island in self.islands for m in island.members)
         if child.fitness is not None and fitness and child.fitness > fitness[len(fitness) // 2]:
             self.wrongly_dropped += 1
 
-    def _restart(self, number: int) -> None:
-        """From the best so far and from the start programs in turn."""
-        self.restarts += 1
-        anew = [self.best] if self.best is not None and self.restarts % 2 else self.starts
-        self.members = deque(anew, maxlen=self.config.population)
-        self.best_round = number
+    def _migrate(self) -> None:
+        """The best of every island joins the next one, in a ring."""
+        best = [island.best for island in self.islands]
+        for member, island in zip(best, [*self.islands[1:], self.islands[0]], strict=True):
+            if member is not None:
+                island.add(member, self.rounds)

@@ -6,9 +6,10 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..dsl import Program
 from ..evaluator.executors import Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
-from .breed import make_child, make_start, remember
+from .breed import Bred, make_child, make_start, remember
 from .config import SearchConfig
 from .ledger import Child
 from .population import Fold
@@ -20,20 +21,21 @@ _ATTEMPTS = 20  # a round closes at this many attempts per trainable child
 def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known: MutableMapping[str, int]) -> Round:
     """Round `number`, whole, from a fold: B trainable children, or 20 B attempts. Grows `known`."""
     size = fold.config.round
-    children: list[Child] = []
+    bred: list[Bred] = []
     trainable = 0
-    while trainable < size and len(children) < _ATTEMPTS * size:
-        k = first + len(children)
+    while trainable < size and len(bred) < _ATTEMPTS * size:
+        k = first + len(bred)
         if k < len(fold.starts):
-            child = make_start(k, fold.starts[k].program, known)
+            new = make_start(k, fold.starts[k].program, known)
         else:
-            child = make_child(k, number, fold, strategy, known)
-        if is_trainable(child):
-            remember(known, child)
+            new = make_child(k, number, fold, strategy, known)
+        if is_trainable(new.child):
+            remember(known, new.child)
             trainable += 1
-        children.append(child)
+        bred.append(new)
     thresholds = [fold.threshold(s) for s in range(len(fold.config.stages))]
-    return Round(fold.config, number, children, thresholds)
+    programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
+    return Round(fold.config, number, [new.child for new in bred], programs, thresholds)
 
 
 def is_trainable(child: Child) -> bool:
@@ -48,6 +50,7 @@ class Round:
     config: SearchConfig
     number: int
     children: list[Child]
+    programs: dict[int, Program]  # of those that are trained, by position, at their best learning rate so far
     thresholds: list[float]
     stage: int = 0
     active: list[int] = field(default_factory=list)  # positions of children that go on
@@ -61,7 +64,7 @@ class Round:
 
     def submit(self, dispatcher: Dispatcher) -> list[int]:
         """Starts the current stage, its seeds side by side; gives the tickets."""
-        programs = tuple(self.children[i].final or self.children[i].program for i in self.active)
+        programs = tuple(self.programs[i] for i in self.active)
         jobs = by_seed(Job(programs, self.config.trial(self.stage)))
         self.done = {dispatcher.submit(job): None for job in jobs}
         return list(self.done)
@@ -77,13 +80,21 @@ class Round:
     def _judge(self, scores: list[Score]) -> None:
         """Scores of the current stage; the round may close."""
         for position, score in zip(self.active, scores, strict=True):
-            self.children[position] = self._judged(self.children[position], score)
+            self.children[position] = self._judged(self._moved(position, score), score)
         self.active = [i for i in self.active if not self.children[i].reason or self.children[i].audited]
         self.stage += 1
         self.closed = not self.active or self.stage == len(self.config.stages)
         if self.closed:
             for i in self.active:
                 self.children[i] = replace(self.children[i], fitness=self.children[i].scores[-1]["fitness"])
+
+    def _moved(self, position: int, score: Score) -> Child:
+        """The child at the learning rate that the stage found best."""
+        child, before = self.children[position], self.programs[position]
+        after = self.programs[position] = score.program
+        if after.peak == before.peak:
+            return replace(child, final=child.final or child.program)
+        return replace(child, final=str(after), lr_factor=child.lr_factor * after.peak / before.peak)
 
     def _judged(self, child: Child, score: Score) -> Child:
         """The child with this stage's score. One that was dropped before is only trained on for the audit."""
@@ -96,9 +107,8 @@ class Round:
             "fitness": score.fitness, "speedups": score.speedups, "losses": score.losses, "dropped": bool(reason),
         }  # fmt: skip
         return replace(
-            child, scores=(*child.scores, record), final=score.program or child.final or child.program,
-            reason=reason, audited=child.audited or bool(newly_dropped and self._drawn(child)),
-            steps=child.steps + score.steps,
+            child, scores=(*child.scores, record), reason=reason, steps=child.steps + score.steps,
+            audited=child.audited or bool(newly_dropped and self._drawn(child)),
         )  # fmt: skip
 
     def _drawn(self, child: Child) -> bool:

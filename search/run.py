@@ -7,8 +7,9 @@ import json
 import platform
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from .rounds import Round, breed_round
 from .strategies import STRATEGIES
 
 _BARREN = 5  # rounds in a row without anything new to train: the mutations are exhausted
-SEARCH_VERSION = 6  # changes with anything that changes which children a seed gives
+SEARCH_VERSION = 7  # changes with anything that changes which children a seed gives
 
 
 class Stop(Exception):
@@ -48,7 +49,7 @@ def run_search(
     Ends at the configuration's steps, after `minutes`, or when `progress` raises Stop. Rounds in flight at
     such an end are not lost: they are bred again, the same, when the run is resumed.
     """
-    search = _Search(config, start_programs(ledger), list(ledger.children()))
+    search = _Search(config, start_programs(ledger), ledger.rounds())
     told = Progress(search.fold, time.monotonic(), search.fold.steps, trained(search.fold))
     deadline = None if minutes is None else told.started + 60 * minutes
     tickets: dict[int, Round] = {}
@@ -104,25 +105,28 @@ def trained(fold: Fold) -> int:
 class _Search:
     """Folds and flight. Round r is bred when the fold holds the rounds up to r - D and no more."""
 
-    def __init__(self, config: SearchConfig, starts: list[Program], rows: list[Child]) -> None:
+    def __init__(self, config: SearchConfig, starts: list[Program], stored: Iterator[list[Child]]) -> None:
         self.config = config
         self.fold = Fold(config, [start_member(program) for program in starts])
         self.strategy = STRATEGIES[config.strategy](config)
         self.known: dict[str, int] = {}
         self.flight: deque[Round] = deque()
-        self.stored = _by_round(rows)
         self.bred = 0  # rounds bred or introduced from the ledger
         self.children = 0
-        self._replay()
+        self._replay(stored)
 
-    def _replay(self) -> None:
+    def _replay(self, stored: Iterator[list[Child]]) -> None:
         """Introduces and folds stored rounds in the very order in which they were bred and closed."""
-        for closed, children in enumerate(self.stored):
-            while self.bred < min(len(self.stored), closed + self.config.delay):
-                self._introduce(self.stored[self.bred])
-            if self.bred >= len(self.stored):
-                self._breed_due()
-            self.fold.add_round(children)
+        ahead = deque(islice(stored, self.config.delay))
+        for children in ahead:
+            self._introduce(children)
+        while ahead:
+            if len(ahead) < self.config.delay:
+                self._breed_due()  # the ledger has come to its end: what follows was in flight
+            self.fold.add_round(ahead.popleft())
+            for children in islice(stored, 1):
+                self._introduce(children)
+                ahead.append(children)
 
     def _introduce(self, children: list[Child]) -> None:
         for child in children:
@@ -155,15 +159,6 @@ class _Search:
         self._breed_due()
 
 
-def _by_round(rows: list[Child]) -> list[list[Child]]:
-    rounds: list[list[Child]] = []
-    for row in rows:
-        if row.round == len(rounds):
-            rounds.append([])
-        rounds[row.round].append(row)
-    return rounds
-
-
 # --- the run folder -------------------------------------------------------------------------------------
 
 
@@ -175,7 +170,7 @@ def create_run(folder: Path, config: SearchConfig) -> Ledger:
     """
     starts = [load_any(name) for name in config.start]
     for name, program in zip(config.start, starts, strict=True):
-        if reason := make_start(0, program, {}).reason:
+        if reason := make_start(0, program, {}).child.reason:
             raise ConfigError(f"start: {name} cannot be trained: {reason.removeprefix('rejected: ')}")
     texts = json.dumps([str(program) for program in starts])
     return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..dsl import Program
@@ -30,17 +30,25 @@ class Shares(NamedTuple):
         )
 
 
-def shares(rows: Sequence[Child], simplified: int = _SIMPLIFIED) -> Shares | None:
+def shares(rows: Iterable[Child], simplified: int = _SIMPLIFIED) -> Shares | None:
     """Shares of the rows of a ledger; None where no child could train.
 
     A child seen before is an alias of an earlier row. Statements are redundant that the exact and the algebraic level
     do without, in `simplified` children.
     """
-    named = [row for row in rows if row.identity and row.parent is not None]
-    if not named:
+    texts: list[str] = []  # of every `apart`-th child, whatever their number
+    apart, children, seen = 1, 0, 0
+    for row in rows:
+        if not row.identity or row.parent is None:
+            continue
+        if children % apart == 0:
+            texts.append(row.program)
+        children, seen = children + 1, seen + (row.alias_of is not None)
+        if len(texts) >= 4 * simplified:
+            texts, apart = texts[::2], 2 * apart
+    if not children:
         return None
-    some = [Program.parse(row.program) for row in named[:: max(1, len(named) // simplified)]]
+    some = [Program.parse(text) for text in texts[:: max(1, len(texts) // simplified)]]
     written = sum(len(p.statements) for p in some)
     needed = sum(len(simplify(p).statements) for p in some)
-    seen = sum(row.alias_of is not None for row in named)
-    return Shares(len(named), seen / len(named), written, 1 - needed / max(1, written))
+    return Shares(children, seen / children, written, 1 - needed / max(1, written))

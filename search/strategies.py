@@ -10,7 +10,8 @@ from .mutate import Mutator
 
 if TYPE_CHECKING:
     from .config import SearchConfig
-    from .population import Fold, Member
+    from .island import Island
+    from .population import Member
 
 _CHAIN = 6  # mean length of a random chain
 _NUMBERS = 2  # mean number of constants that tuning moves at once
@@ -23,9 +24,9 @@ class Evolution:
         self.mutator = Mutator(config.space)
         self.tournament, self.edits = config.tournament, config.edits
 
-    def parent(self, fold: Fold, random: Generator) -> Member:
+    def parent(self, island: Island, random: Generator) -> Member:
         """The fittest of `tournament` members drawn with replacement."""
-        drawn = [fold.members[int(random.integers(len(fold.members)))] for _ in range(self.tournament)]
+        drawn = [island.members[int(random.integers(len(island.members)))] for _ in range(self.tournament)]
         return max(drawn, key=lambda member: member.fitness)
 
     def length(self, random: Generator) -> int:
@@ -48,9 +49,9 @@ class Constants(Evolution):
 class RandomChains(Evolution):
     """Chains of the same mutations from the start programs, no selection."""
 
-    def parent(self, fold: Fold, random: Generator) -> Member:
+    def parent(self, island: Island, random: Generator) -> Member:
         """A start program."""
-        return fold.starts[int(random.integers(len(fold.starts)))]
+        return island.starts[int(random.integers(len(island.starts)))]
 
     def length(self, random: Generator) -> int:
         """A geometric number of edits."""

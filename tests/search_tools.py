@@ -81,7 +81,8 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def children(folder: Path) -> list[Any]:
-    return list(Ledger.read(folder))
+    with Ledger.reading(folder) as ledger:
+        return list(ledger.children())
 
 
 def environment() -> dict[str, str]:
@@ -135,7 +136,7 @@ PIDS = "STEPSMITH_TEST_PIDS"  # names a file that collects the workers which met
 
 
 def _meets_guilty(job: Job) -> bool:
-    met = any(GUILTY in (text or "") for text in job.programs)
+    met = any(GUILTY in str(program) for program in job.programs)
     if met and PIDS in os.environ:
         with open(os.environ[PIDS], "a") as file:
             file.write(f"{os.getpid()}\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stepsmith.dsl import Program
 from stepsmith.evaluator.curve import LOWEST, NoCurve
 from stepsmith.evaluator.executors import Dispatcher, Done, Inline, Processes, make_executor
 from stepsmith.evaluator.fitness import Job, Trial, evaluate
@@ -17,7 +18,8 @@ sys.path.append(str(Path(__file__).parent))  # workers get it too, and find the 
 from search_tools import GUILTY, PIDS, alive, descendants, dying, dying_once, hanging, raising, wait_for
 
 TRIAL = Trial(("quadratic",), share=0.125, seeds=(0, 1))
-PROGRAMS = tuple(f"def sgd(w, g, lr={lr}):\n    return lr * g\n" for lr in (0.6, 0.9, GUILTY, 1.2, 0.3))
+TEXTS = (f"def sgd(w, g, lr={lr}):\n    return lr * g\n" for lr in (0.6, 0.9, GUILTY, 1.2, 0.3))
+PROGRAMS = tuple(map(Program.parse, TEXTS))
 JOB = Job(PROGRAMS, TRIAL)
 BAD = 2  # the place of the guilty one
 

@@ -33,7 +33,7 @@ def made(losses: list[float], steps: tuple[int, ...] = (25, 50, 100, 200)) -> Cu
 
 
 def steps_of(*programs: str, trial: Trial = QUADRATIC) -> list:
-    return evaluate(Job(programs, trial))
+    return evaluate(Job(tuple(text and Program.parse(text) for text in programs), trial))
 
 
 # --- curves -------------------------------------------------------------------------------------------------
@@ -162,11 +162,11 @@ def test_an_empty_place_leaves_the_others_as_they_were():
 def test_the_best_learning_rate_is_written_into_the_program():
     trial = replace(QUADRATIC, lr_factors=(1 / 3, 1.0, 3.0))
     slow, good, fast = steps_of(SLOW, GOOD, GOOD.replace("1.2", "3.0"), trial=trial)
-    assert Program.parse(slow.program).peak == pytest.approx(1.2)
-    assert Program.parse(fast.program).peak == pytest.approx(1.0)
-    assert good.program == GOOD
+    assert slow.program.peak == pytest.approx(1.2)
+    assert fast.program.peak == pytest.approx(1.0)
+    assert str(good.program) == GOOD
     for score in (slow, good, fast):
-        [again] = steps_of(score.program)
+        [again] = steps_of(str(score.program))
         assert again.fitness == pytest.approx(score.fitness, rel=1e-4)
         assert score.steps == 3 * again.steps == 75
 
@@ -203,7 +203,7 @@ def test_one_seed_shows_nothing():
 
 
 def test_seeds_side_by_side_give_the_score_of_the_whole_job():
-    job = Job(tuple(map(str, (load("sgd"), load("lion")))), Trial(("quadratic", "digits"), 0.125, (3, 4, 5)))
+    job = Job((load("sgd"), load("lion")), Trial(("quadratic", "digits"), 0.125, (3, 4, 5)))
     parts = [evaluate(one) for one in by_seed(job)]
     assert len(parts) == 3 and [joined(each) for each in zip(*parts, strict=True)] == evaluate(job)
     competing = Job(job.programs, Trial(("quadratic",), 0.125, (3, 4), (0.5, 1.0)))

@@ -135,8 +135,8 @@ def test_replaying_gives_the_population_that_the_search_had(tmp_path, undisturbe
     live = search(tmp_path / "run", config.model_copy(update={"patience": 1}))
     replayed = resume(tmp_path / "run")
     assert live.restarts > 0
-    assert (live.members, live.best, live.restarts, live.counts, live.steps, live.recent) == (
-        replayed.members, replayed.best, replayed.restarts, replayed.counts, replayed.steps, replayed.recent
+    assert (live.islands, live.paid, live.scored, live.counts, live.steps, live.recent) == (
+        replayed.islands, replayed.paid, replayed.scored, replayed.counts, replayed.steps, replayed.recent
     )  # fmt: skip
 
 
@@ -305,7 +305,7 @@ def test_two_searches_in_one_folder_are_refused(tmp_path):
             done = stepsmith("search", *args, cwd=tmp_path)
             assert done.returncode == 2
             assert done.stderr == "stepsmith: run: another search is running in this folder\n"
-        assert Ledger.read(tmp_path / "run") == []  # reading is free
+        assert children(tmp_path / "run") == []  # reading is free
     resume(tmp_path / "run")
 
 
@@ -346,7 +346,7 @@ DAMAGE = {
     "empty": "not a ledger (no meta table)",
     "another database": "not a ledger (no meta table)",
     "cut": "the ledger is damaged",
-    "UPDATE meta SET value = '7' WHERE name = 'format'": "ledger format 7, this version reads 1; go on with",
+    "UPDATE meta SET value = '7' WHERE name = 'format'": "ledger format 7, this version reads 2; go on with",
     "UPDATE meta SET value = '99' WHERE name = 'search_version'": "written with search_version 99, this is",
     "UPDATE meta SET value = 'beef' WHERE name = 'ops'": "written with ops beef, this is ",
     "UPDATE meta SET value = '{' WHERE name = 'config'": "its configuration cannot be read by this version",
@@ -380,7 +380,7 @@ def test_reading_an_unreadable_ledger_is_one_line_too(tmp_path, finished, how):
     shutil.copytree(finished, tmp_path / "run")
     damage(tmp_path / "run" / "ledger.sqlite", how)
     with pytest.raises(LedgerError, match=r"run/ledger.sqlite: .+"):
-        Ledger.read(tmp_path / "run")
+        children(tmp_path / "run")
 
 
 def test_an_unreadable_ledger_on_the_command_line_is_one_line(tmp_path):
@@ -395,7 +395,7 @@ def test_an_unreadable_ledger_on_the_command_line_is_one_line(tmp_path):
 def test_a_folder_name_with_odd_characters_is_read(tmp_path):
     folder = tmp_path / "a run? 100% #1 [x]"
     search(folder, small(tmp_path, steps=1))
-    assert len(Ledger.read(folder)) == len(rows(folder)) > 0
+    assert len(children(folder)) == len(rows(folder)) > 0
 
 
 def test_what_differs_from_the_beginning_is_said(tmp_path, finished):
@@ -448,7 +448,7 @@ def test_a_ledger_can_be_read_while_it_is_written(tmp_path):
 
         def read() -> None:
             while not stop.is_set():
-                seen.append(len(Ledger.read(tmp_path / "run")))
+                seen.append(len(children(tmp_path / "run")))
 
         reader = threading.Thread(target=read)
         reader.start()

@@ -145,15 +145,15 @@ def test_no_program_is_trained_twice(run):
 def test_an_alias_inherits_the_score_and_moves_weights_as_its_source_does(tmp_path):
     """The source was found better at three times its learning rate; its twin was written at another."""
     config = small(tmp_path)
-    first = make_start(0, Program.parse(MOMENTUM), {})
+    first = make_start(0, Program.parse(MOMENTUM), {}).child
     text = "def twin(w, g, m, lr=0.5):\n    m = g * 0.1 + m * 0.9\n    return m * lr, m\n"
-    twin = make_start(1, Program.parse(text), dict.fromkeys(first.identity.split(), 0))
+    twin = make_start(1, Program.parse(text), dict.fromkeys(first.identity.split(), 0)).child
     assert twin.alias_of == 0
     raised = str(Program.parse(MOMENTUM).with_lr(1.8))
     score = {"fitness": 0.7, "dropped": False}
     fold = Fold(config, [start_member(Program.parse(SGD))])
-    fold.add_round([replace(first, scores=(score, score), final=raised, fitness=0.7), twin])
-    original, copy = list(fold.members)[1:]
+    fold.add_round([replace(first, scores=(score, score), final=raised, lr_factor=3.0, fitness=0.7), twin])
+    original, copy = list(fold.islands[0].members)[1:]
     assert (original.fitness, copy.fitness) == (0.7, 0.7)
     assert copy.text == text and copy.child == 1
     assert behaviour(copy.program).rms == pytest.approx(behaviour(Program.parse(raised)).rms)
@@ -163,10 +163,10 @@ def test_an_alias_inherits_the_score_and_moves_weights_as_its_source_does(tmp_pa
 
 def test_an_alias_of_one_that_failed_enters_no_population(tmp_path):
     fold = Fold(small(tmp_path), [start_member(Program.parse(SGD))])
-    failed = make_start(0, Program.parse(MOMENTUM), {})
+    failed = make_start(0, Program.parse(MOMENTUM), {}).child
     alias = replace(failed, child=1, alias_of=0)
     fold.add_round([replace(failed, reason="failed: NaN", scores=({"fitness": LOWEST, "dropped": True},)), alias])
-    assert [m.child for m in fold.members] == [None]
+    assert [m.child for m in fold.islands[0].members] == [None]
 
 
 # --- stages -------------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ def test_scored_rows_passed_every_stage_and_others_are_no_parents(run):
     for row in rows.values():
         assert row.scored == (len(row.scores) == 2 and not row.reason)
         assert not row.scored or row.fitness == row.scores[-1]["fitness"] > LOWEST
-    assert all(m.child is None or source(rows, rows[m.child]).scored for m in fold.members)
-    assert len(fold.members) == fold.config.population
+    assert all(m.child is None or source(rows, rows[m.child]).scored for m in fold.islands[0].members)
+    assert len(fold.islands[0].members) == fold.config.population
 
 
 def test_the_best_learning_rate_stands_in_the_final_text(run):
@@ -244,7 +244,7 @@ def test_an_audit_changes_no_hurdle(tmp_path):
 def test_without_progress_the_search_starts_anew(tmp_path):
     config = small(tmp_path, patience=3, population=5)
     fold = Fold(config, [start_member(Program.parse(SGD))])
-    row = make_start(0, Program.parse(MOMENTUM), {})
+    row = make_start(0, Program.parse(MOMENTUM), {}).child
     score = {"fitness": 0.5, "dropped": False}
     found = replace(row, scores=(score, score), final=row.program, fitness=0.5)
     worse = replace(found, fitness=0.4)
@@ -252,10 +252,11 @@ def test_without_progress_the_search_starts_anew(tmp_path):
     sizes = []
     for number in range(1, 8):
         fold.add_round([replace(worse, child=number, round=number)])
-        sizes.append(len(fold.members))
+        sizes.append(len(fold.islands[0].members))
     assert fold.restarts == 2 and fold.best.fitness == 0.5
     assert sizes == [3, 4, 1, 2, 3, 1, 2]  # anew from the best, then from the start programs
-    assert fold.members == deque([fold.starts[0], fold.members[1]])
+    members = fold.islands[0].members
+    assert members == deque([fold.starts[0], members[1]])
 
 
 # --- elites -------------------------------------------------------------------------------------------------
@@ -305,7 +306,12 @@ def test_elites_are_scored_again_from_their_text_on_seeds_the_search_never_saw(r
     for elite in found:
         assert elite.program == rows[elite.child].final and rows[elite.child].scored
         again = [
-            evaluate(Job((elite.program,), replace(fold.config.trial(1), share=1.0, seeds=(s,), lr_factors=(1.0,))))[0]
+            evaluate(
+                Job(
+                    (Program.parse(elite.program),),
+                    replace(fold.config.trial(1), share=1.0, seeds=(s,), lr_factors=(1.0,)),
+                )
+            )[0]
             for s in SHOWN_SEEDS[:4]
         ]
         interval = geometric_interval([s.fitness for s in again], looked_at=len(found))
@@ -321,8 +327,8 @@ def test_elites_stand_in_the_order_of_the_picking_seeds_and_every_number_of_stat
     scores = {text: 1.0 for text in texts}
     for job in picking:
         if len(job.trial.seeds) == 1 and len(job.trial.lr_factors) == 1:
-            for text, score in zip(job.programs, evaluate(job), strict=True):
-                scores[text] = scores.get(text, 1.0) * score.fitness
+            for program, score in zip(job.programs, evaluate(job), strict=True):
+                scores[str(program)] = scores.get(str(program), 1.0) * score.fitness
     assert texts == sorted(texts, key=lambda text: -scores[text])
     states = {r.state for r in rows.values() if r.scored and r.state <= 2}
     assert {0, 1} <= states == {e.cost.state for e in found}
@@ -370,7 +376,7 @@ def test_a_program_that_kills_its_worker_while_shown_does_not_take_the_others_al
     guilty = elites[0][0].program
 
     def flaky(job: Job) -> list[Score]:
-        if job.trial.seeds == (SHOWN_SEEDS[1],) and guilty in job.programs:
+        if job.trial.seeds == (SHOWN_SEEDS[1],) and Program.parse(guilty) in job.programs:
             raise MemoryError("too much")
         return evaluate(job)
 

@@ -18,14 +18,14 @@ def dispatcher(loss, noise=1e-4):
 
     def work(job):
         found = []
-        for text in job.programs:
+        for text in map(str, job.programs):
             rows = []
             for _ in job.trial.tasks:
                 shared = [np.random.default_rng(seed).normal() for seed in job.trial.seeds]
                 own = [np.random.default_rng([seed, len(text)]).normal() for seed in job.trial.seeds]
                 rows.append(tuple(loss(text) * (1 + 0.05 * s + noise * o) for s, o in zip(shared, own, strict=True)))
                 trained.extend((text, seed) for seed in job.trial.seeds)
-            found.append(Score(text, 1.0, tuple(tuple(1.0 for _ in row) for row in rows), tuple(rows)))
+            found.append(Score(Program.parse(text), 1.0, tuple(tuple(1.0 for _ in row) for row in rows), tuple(rows)))
         return found
 
     made = Dispatcher(Inline(work))
@@ -111,10 +111,10 @@ def test_what_went_by_the_luck_of_its_seeds_is_seen_on_fresh_ones():
 
     def work(job):
         found = []
-        for text in job.programs:
+        for text in map(str, job.programs):
             row = tuple(1.0 if "arctan" in text or seed in flattered else 1.05 for seed in job.trial.seeds)
             row = tuple(x + 1e-6 * seed % 1e-5 for x, seed in zip(row, job.trial.seeds, strict=True))
-            found.append(Score(text, 1.0, ((1.0,) * len(row),), (row,)))
+            found.append(Score(Program.parse(text), 1.0, ((1.0,) * len(row),), (row,)))
         return found
 
     found = shorten(Judge(RULE, ("digits",), Dispatcher(Inline(work))))

@@ -1,0 +1,41 @@
+"""An island: one population that ages and restarts by itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .population import Member
+
+
+@dataclass
+class Island:
+    """Members, oldest first; one that is older than the last `size` dies. `best` survives that."""
+
+    starts: Sequence[Member]
+    size: int
+    members: deque[Member] = field(default_factory=deque)
+    best: Member | None = None
+    best_round: int = 0  # when `best` came, or the last restart was
+    restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self.members = deque(self.starts, maxlen=self.size)
+
+    def add(self, member: Member, round_: int) -> None:
+        """The newest member."""
+        self.members.append(member)
+        if self.best is None or member.fitness > self.best.fitness:
+            self.best, self.best_round = member, round_
+
+    def restart_if_stuck(self, round_: int, patience: int) -> None:
+        """After `patience` rounds without a better program: from the best so far and from the starts in turn."""
+        if round_ - self.best_round < patience:
+            return
+        self.restarts += 1
+        anew = [self.best] if self.best is not None and self.restarts % 2 else self.starts
+        self.members = deque(anew, maxlen=self.size)
+        self.best_round = round_
