@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +13,9 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .dsl import Program
-    from .evaluator.executors import Dispatcher
     from .evaluator.shorten import Shortening
     from .search.config import SearchConfig
-    from .search.ledger import Ledger
-    from .search.population import Fold
 
 
 _PROGRAM = "A name, an .opt file, RUN:best, RUN:CHILD, or a transform of one: cautious(lion)."
@@ -112,8 +107,15 @@ def search(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Worker processes; 0: none [default: one a core, at most `delay`]."),
+        typer.Option(min=0, help="Workers; 0: this process [default: one a core, at most `delay`; on Ray: all]."),
     ] = None,
+    executor: Annotated[str, typer.Option(help="inline, processes or ray [default: processes].")] = "",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, such as auto or HOST:6379 [default: one of this process].")
+    ] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of a worker on Ray; may be a fraction.")] = 0.0,
+    device: Annotated[str, typer.Option(help="Where jobs train: cpu or cuda.")] = "cpu",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a job's worker is killed.")] = 600.0,
     elites: Annotated[int, typer.Option(min=0, help="Programs to re-score on unseen seeds at the end; 0: none.")] = 5,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder [default: runs/NUMBER].")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, exactly.")] = None,
@@ -121,49 +123,48 @@ def search(
     """Evolve optimizers; prints those that hold up on seeds and tasks the search never saw."""
     from rich.console import Console
 
+    from .evaluator.dispatcher import Dispatcher
+    from .evaluator.executors import make_executor
+    from .report.session import run_session, say
     from .search.config import ConfigError, read_config
     from .search.run import create_run, open_run
 
     console = Console()
     given = {"start": tuple(start) if start else None, "strategy": strategy, "space": space, "seed": seed,
              "steps": steps}  # fmt: skip
-    if resume is not None:
-        named = {"from" if n == "start" else n: v for n, v in given.items()} | {"config": config, "out": folder}
-        set_ = [f"--{n}" for n, v in named.items() if v is not None]
-        if set_:
-            raise ConfigError(f"--resume goes on with the run's own configuration; leave out {', '.join(set_)}")
-        ledger, settings, changed = open_run(resume)
-        if changed:
-            _say(console, "not what this run began with, so rows from here on may differ: " + "; ".join(changed))
-        folder = resume
-    else:
-        settings = read_config(config, given)
-        folder = folder or _next_folder()
-        ledger = create_run(folder, settings)
-    if minutes is None and settings.steps is None:
-        minutes = 8.0
-    try:
-        _search(
-            ledger,
-            settings,
-            folder,
-            minutes,
-            min(_cores(), settings.delay) if workers is None else workers,
-            elites,
-            console,
-        )
-    finally:
-        ledger.close()
+    wanted: dict[str, Any] = {"kind": executor, "timeout": timeout, "address": address, "gpus": gpus, "device": device}
+    with ExitStack() as stack:
+        if resume is not None:
+            named = {"from" if n == "start" else n: v for n, v in given.items()} | {"config": config, "out": folder}
+            if set_ := [f"--{n}" for n, v in named.items() if v is not None]:
+                raise ConfigError(f"--resume goes on with the run's own configuration; leave out {', '.join(set_)}")
+            ledger, settings, changed = open_run(resume, device)
+            stack.callback(ledger.close)
+            if changed:
+                say(console, "not what this run began with, so rows from here on may differ: " + "; ".join(changed))
+            folder, pool = resume, make_executor(_workers(workers, settings, executor), **wanted)
+            stack.callback(pool.close)
+        else:
+            settings = read_config(config, given)
+            pool = make_executor(_workers(workers, settings, executor), **wanted)  # before there is a folder
+            stack.callback(pool.close)
+            folder = folder or _next_folder()
+            ledger = create_run(folder, settings, device)
+            stack.callback(ledger.close)
+        say(console, f"run folder {folder}; strategy {settings.strategy}, from {', '.join(settings.start)}, "
+                     f"seed {settings.seed}, {pool}")  # fmt: skip
+        if minutes is None and settings.steps is None:
+            minutes = 8.0
+        run_session(ledger, settings, folder, Dispatcher(pool), minutes, elites, console)
 
 
-def _say(console: Console, text: str) -> None:
-    """A line as it is: folders may hold brackets, and no line is cut where someone may copy it from."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _workers(given: int | None, config: SearchConfig, executor: str) -> int | None:
+    """As many as asked for; by default one a core of this machine, at most as many as rounds in flight keep busy."""
+    from .evaluator.executors import default_workers
 
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if given is not None or executor == "ray":
+        return given
+    return 0 if executor == "inline" else min(default_workers(), config.delay)
 
 
 def _next_folder() -> Path:
@@ -172,96 +173,6 @@ def _next_folder() -> Path:
     while (path := Path("runs", str(number))).exists():
         number += 1
     return path
-
-
-def _search(
-    ledger: Ledger,
-    config: SearchConfig,
-    folder: Path,
-    minutes: float | None,
-    workers: int,
-    elites: int,
-    console: Console,
-) -> None:
-    from .evaluator.executors import Dispatcher, make_executor
-    from .report.live import LiveView, facts
-    from .search.run import Progress, Stop, run_search, start_programs
-    from .search.shares import shares
-
-    interrupted = _Interrupts()
-    dispatcher = Dispatcher(make_executor(workers))
-    last: list[Progress] = []
-    resume = f"go on with: stepsmith search --resume {folder}"
-    _say(console, f"run folder {folder}; strategy {config.strategy}, from {', '.join(config.start)}, "
-                  f"seed {config.seed}, {workers} workers")  # fmt: skip
-    if config.space == "matrix" and not any(p.fallback for p in start_programs(ledger)):
-        _say(console, "note: matrix ops stand in programs with a route, and this start has none")
-    try:
-        with LiveView(console) as view, interrupted:
-
-            def progress(now: Progress) -> None:
-                last[:] = [now]
-                view(now)
-                if interrupted.count:
-                    raise Stop
-
-            fold = run_search(ledger, config, dispatcher, minutes, progress)
-        if last:
-            _say(console, ", ".join(f"{name} {value}" for name, value in facts(last[0])))
-        if interrupted.count:
-            _say(console, f"interrupted: all closed rounds are saved; {resume}")
-            sys.exit(130)
-        elif elites:
-            _show_elites(fold, dispatcher, ledger, folder, elites, console)
-            if found := shares(ledger.children()):
-                _say(console, str(found))
-    except KeyboardInterrupt:
-        _say(console, f"interrupted while re-scoring; {resume}")
-        sys.exit(130)
-    finally:
-        with interrupted:
-            dispatcher.executor.close()
-
-
-def _show_elites(
-    fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console
-) -> None:
-    from .discovered import identify
-    from .dsl import Program
-    from .report.elites import elite_table, write_elites
-    from .search.elites import rescore
-
-    found = rescore(fold, dispatcher, count, ledger.next_look(), lambda text: _say(console, text))
-    if not found:
-        _say(console, "no program came through all stages; search longer")
-        return
-    write_elites(folder, found)
-    console.print(elite_table(found))
-    _say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
-    _say(console, f"known as: {identify(Program.parse(found[0].program))}")
-    _say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
-
-
-class _Interrupts:
-    """Ctrl-C once asks for an end, twice ends now."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __enter__(self) -> _Interrupts:
-        self.before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            if sys.stdout.isatty():
-                os.write(1, b"\x1b[?25h\n")  # the live view hides the cursor
-            os._exit(130)
-        os.write(2, b"\nsaving; Ctrl-C again ends now\n")  # print is not safe inside a signal handler
 
 
 @app.command()
@@ -323,7 +234,8 @@ def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from .evaluator.executors import Dispatcher, make_executor
+    from .evaluator.dispatcher import Dispatcher
+    from .evaluator.executors import make_executor
     from .evaluator.shorten import Diverged, Judge, at_its_lr, shorten
     from .proxies import task as task_named
     from .search.config import ConfigError

@@ -28,7 +28,8 @@ ROWS, ROUND = 1_000_000, 68  # a default round: 48 trainable children, rejects a
 _RESUME = """
 import json, resource, sys, time
 from pathlib import Path
-from stepsmith.evaluator.executors import Dispatcher, Inline
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
 from stepsmith.search.run import open_run, run_search
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

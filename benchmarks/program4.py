@@ -21,7 +21,8 @@ from pathlib import Path
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify import simplify
 from stepsmith.evaluator.cuts import cuts
-from stepsmith.evaluator.executors import Dispatcher, make_executor
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import make_executor
 from stepsmith.evaluator.fitness import Trial
 from stepsmith.evaluator.shorten import Judge, at_its_lr, orders, subsets
 from stepsmith.evaluator.trials import scores

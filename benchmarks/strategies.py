@@ -14,7 +14,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from stepsmith.evaluator.executors import Dispatcher, make_executor
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import make_executor
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.elites import best_on_fresh_seeds
 from stepsmith.search.run import create_run, run_search

@@ -79,7 +79,7 @@ def _columns(parts: Sequence[tuple[tuple[float, ...], ...]]) -> tuple[tuple[floa
     return tuple(tuple(x for row in rows for x in row) for rows in zip(*parts, strict=True))
 
 
-def evaluate(job: Job) -> list[Score | None]:
+def evaluate(job: Job, device: str = "cpu") -> list[Score | None]:
     """A score for every program of the job, in order, None for an empty place; the work that an executor runs.
 
     For each candidate the learning-rate factor with the best geometric mean over tasks and seeds counts.
@@ -87,7 +87,9 @@ def evaluate(job: Job) -> list[Score | None]:
     trial = job.trial
     scaled = [_at_factors(program, trial.lr_factors) for program in job.programs]
     runs = [variant for variants in scaled for variant in variants]
-    table = [[_train_paired(task(name), runs, seed, trial.share) for seed in trial.seeds] for name in trial.tasks]
+    table = [
+        [_train_paired(task(name), runs, seed, trial.share, device) for seed in trial.seeds] for name in trial.tasks
+    ]
     scores: list[Score | None] = []
     for index, variants in enumerate(scaled):
         columns = range(index * len(variants), (index + 1) * len(variants))
@@ -114,7 +116,7 @@ def _steps(task: Task, share: float) -> int:
 
 
 def _train_paired(
-    task: Task, runs: Sequence[Program | None], seed: int, share: float
+    task: Task, runs: Sequence[Program | None], seed: int, share: float, device: str
 ) -> list[tuple[float, float, str]]:
     """(speedup, loss, reason) of every run; an empty place is filled with AdamW.
 
@@ -123,7 +125,7 @@ def _train_paired(
     steps, curve = _steps(task, share), curve_of(task)
     reference = curve.point(steps).run()
     candidates = [replace(reference, program=r) if r else reference for r in runs]
-    outcomes = train(task, [*candidates, reference], seed, steps)
+    outcomes = train(task, [*candidates, reference], seed, steps, device)
     return [_paired(outcome, outcomes[-1], curve, steps) for outcome in outcomes[:-1]]
 
 

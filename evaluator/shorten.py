@@ -17,7 +17,7 @@ from ..dsl import Program
 from ..dsl.simplify import simplify
 from ..dsl.simplify.simplify import size
 from .cuts import Cut, cut_out, results
-from .executors import Dispatcher
+from .dispatcher import Dispatcher
 from .fitness import Trial
 from .statistics import Interval, mean_interval
 from .trials import scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..dsl import Program
-from .executors import Dispatcher
+from .dispatcher import Dispatcher
 from .fitness import Job, Score, Trial, by_seed, joined
 
 

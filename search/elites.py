@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
-from ..evaluator.executors import Dispatcher
+from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import Score, Trial, geometric_mean
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..dsl import Program
-from ..evaluator.executors import Dispatcher, Done
+from ..evaluator.dispatcher import Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
 from .breed import Bred, make_child, make_start, remember
 from .config import SearchConfig

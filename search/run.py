@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,14 +11,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from ..dsl import Program
 from ..dsl.ops import SPACES
-from ..dsl.to_population import engine_name
 from ..evaluator.curve import curve_of, dump
-from ..evaluator.executors import Dispatcher
+from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import Trial
+from ..evaluator.machine import machine
 from ..proxies import task
 from .breed import make_start, remember, start_member
 from .config import ConfigError, SearchConfig
@@ -162,7 +159,7 @@ class _Search:
 # --- the run folder -------------------------------------------------------------------------------------
 
 
-def create_run(folder: Path, config: SearchConfig) -> Ledger:
+def create_run(folder: Path, config: SearchConfig, device: str = "cpu") -> Ledger:
     """A new run folder; the ledger records configuration, start programs, versions and the kind of machine.
 
     What would stop the search later stops it here: a start program that cannot be trained, a task whose AdamW
@@ -173,10 +170,10 @@ def create_run(folder: Path, config: SearchConfig) -> Ledger:
         if reason := make_start(0, program, {}).child.reason:
             raise ConfigError(f"start: {name} cannot be trained: {reason.removeprefix('rejected: ')}")
     texts = json.dumps([str(program) for program in starts])
-    return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config)})
+    return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config, device)})
 
 
-def open_run(folder: Path) -> tuple[Ledger, SearchConfig, list[str]]:
+def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, list[str]]:
     """An existing run, its configuration, and what differs here from where it was begun.
 
     Raises LedgerError when the search version or the op list differ: the same seed would breed other children.
@@ -185,7 +182,7 @@ def open_run(folder: Path) -> tuple[Ledger, SearchConfig, list[str]]:
     try:
         meta = ledger.meta()
         config = _stored_config(ledger.path, meta)
-        here = environment(config)
+        here = environment(config, device)
         for name in ("search_version", "ops"):
             if meta.get(name) != here[name]:
                 raise LedgerError(
@@ -209,18 +206,13 @@ def _stored_config(path: Path, meta: dict[str, str]) -> SearchConfig:
         raise LedgerError(f"{path}: its configuration cannot be read by this version") from None
 
 
-def environment(config: SearchConfig) -> dict[str, str]:
+def environment(config: SearchConfig, device: str = "cpu") -> dict[str, str]:
     """What besides configuration and seed a run depends on."""
-    import torch
-
     ops = json.dumps(SPACES[config.space].ops)
     return {
         "search_version": str(SEARCH_VERSION),
         "ops": hashlib.blake2b(ops.encode(), digest_size=6).hexdigest(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "engine": engine_name(),
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        **machine(device),
         "curves": _curves(config),
     }
 

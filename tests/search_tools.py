@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from stepsmith.evaluator.executors import Dispatcher, Executor, Inline
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Executor, Inline
 from stepsmith.evaluator.fitness import Job, Score, evaluate
 from stepsmith.search.config import SearchConfig, Stage, read_config
 from stepsmith.search.ledger import Ledger
@@ -167,4 +168,11 @@ def dying_once(job: Job) -> list[Score]:
     Path(os.environ[PIDS]).touch()
     if first:
         os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(job)
+
+
+def stopping(job: Job) -> list[Score]:
+    """Stopped as by a debugger: it hears neither its driver nor a polite signal."""
+    if _meets_guilty(job):
+        os.kill(os.getpid(), signal.SIGSTOP)
     return evaluate(job)

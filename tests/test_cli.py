@@ -80,7 +80,7 @@ def fails(home, monkeypatch, capsys):
 def test_a_search_says_what_it_does_in_plain_lines_and_leaves_a_folder(home):
     folder, done = home
     assert done.stderr == "" and "\x1b" not in done.stdout
-    assert done.stdout.startswith("run folder runs/1; strategy evolution, from momentum.opt, seed 0, 0 workers\n")
+    assert done.stdout.startswith("run folder runs/1; strategy evolution, from momentum.opt, seed 0, in this process\n")
     for name in ("evaluations/s", "full runs/h", "cache hits", "wrongly dropped", "best fitness"):
         assert name in done.stdout
     assert {p.name for p in (folder / "runs" / "1").iterdir()} >= {"ledger.sqlite", "hall_of_fame.csv", "best"}
@@ -129,7 +129,7 @@ def test_options_go_before_the_file(home):
     folder, _ = home
     args = ("--from", "sgd", "--strategy", "random", "--space", "lion45", "--seed", "3", "--elites", "0", "--out", "x")
     done = stepsmith("search", *QUICK, *args, cwd=folder)
-    assert done.stdout.startswith("run folder x; strategy random, from sgd, seed 3, 0 workers\n"), done.stderr
+    assert done.stdout.startswith("run folder x; strategy random, from sgd, seed 3, in this process\n"), done.stderr
     assert done.returncode == 0
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.evaluator.curve import LOWEST, NoCurve
-from stepsmith.evaluator.executors import Dispatcher, Done, Inline, Processes, make_executor
+from stepsmith.evaluator.dispatcher import Dispatcher, Done
+from stepsmith.evaluator.executors import Inline, make_executor
 from stepsmith.evaluator.fitness import Job, Trial, evaluate
+from stepsmith.evaluator.processes import Processes
 
 sys.path.append(str(Path(__file__).parent))  # workers get it too, and find the work there by name
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from stepsmith.evaluator.curve import NoCurve
-from stepsmith.evaluator.executors import Dispatcher, Inline, Processes
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
+from stepsmith.evaluator.processes import Processes
 from stepsmith.search.config import ConfigError
 from stepsmith.search.ledger import Child, Ledger, LedgerError
 from stepsmith.search.run import Stop, create_run, open_run, run_search

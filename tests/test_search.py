@@ -16,7 +16,8 @@ from stepsmith.dsl.cost import Cost
 from stepsmith.dsl.keys import behaviour
 from stepsmith.evaluator import tune
 from stepsmith.evaluator.curve import LOWEST
-from stepsmith.evaluator.executors import Dispatcher, Inline
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
 from stepsmith.evaluator.fitness import Job, Score, evaluate
 from stepsmith.evaluator.statistics import Interval, geometric_interval
 from stepsmith.report.elites import elite_rows, write_elites

@@ -5,7 +5,8 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.evaluator.cuts import cut_out, cuts
-from stepsmith.evaluator.executors import Dispatcher, Inline
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
 from stepsmith.evaluator.fitness import Score
 from stepsmith.evaluator.shorten import FIRST_SEED, LOOKS, Diverged, Judge, at_its_lr, orders, shorten, subsets
 

@@ -1,0 +1,126 @@
+"""Brings every job to an end on an executor, whatever its programs do to workers.
+
+A batch whose worker died or hung is tried once more, then split until the guilty program is named; a split batch keeps
+every program in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, replace
+
+from .curve import LOWEST
+from .executors import Executor, Report
+from .fitness import Job, Score
+
+
+@dataclass
+class _Part:
+    """A job, or a part of it after a fault, and how often it was tried."""
+
+    ticket: int
+    job: Job
+    places: tuple[int, ...]
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished job: a score per program, the workers' reports, and faults by program."""
+
+    ticket: int
+    scores: list[Score]
+    reports: list[Report]
+    faults: list[str]
+
+
+class Dispatcher:
+    """Keeps jobs running on an executor and brings every one to an end, whatever its programs do to workers."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.running: dict[Future[Report], _Part] = {}
+        self.open: dict[int, Done] = {}
+        self.missing: dict[int, int] = {}
+        self.tickets = 0
+
+    def submit(self, job: Job) -> int:
+        """Starts a job without empty places; its ticket comes back with `finished`."""
+        ticket = self.tickets
+        self.tickets += 1
+        lowest = tuple((LOWEST,) * len(job.trial.seeds) for _ in job.trial.tasks)  # until, or unless, it is scored
+        self.open[ticket] = Done(ticket, [Score(p, LOWEST, lowest) for p in job.programs if p], [], [])
+        self.missing[ticket] = 1
+        self._start(_Part(ticket, job, tuple(range(len(job.programs)))))
+        return ticket
+
+    def _start(self, part: _Part) -> None:
+        self.running[self.executor.submit(part.job)] = part
+
+    def finished(self, timeout: float | None = None) -> Iterator[Done]:
+        """Jobs that came to an end; waits for the first report at most `timeout` seconds."""
+        done, _ = wait(self.running, timeout, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda f: self.running[f].ticket):
+            part = self.running.pop(future)
+            entry = self.open[part.ticket]
+            error = future.exception()
+            if error is None:
+                report = future.result()
+                entry.reports.append(report)
+                for place in part.places:
+                    score = report.scores[place]
+                    assert score is not None
+                    entry.scores[place] = score
+                self.missing[part.ticket] -= 1
+            else:
+                self._fault(part, entry, error)
+            if self.missing[part.ticket] == 0:
+                del self.missing[part.ticket]
+                yield self.open.pop(part.ticket)
+
+    def abandon(self) -> None:
+        """Drops every job in flight; their workers are free for others."""
+        for future in self.running:
+            future.cancel()
+        self.running.clear()
+        self.open.clear()
+        self.missing.clear()
+
+    def _fault(self, part: _Part, entry: Done, error: BaseException) -> None:
+        """Once more; then in halves; then the one program is set aside. Our own complaints (a task without a
+        curve) are nobody's fault and end the search.
+        """
+        if type(error).__module__.startswith("stepsmith"):
+            raise error
+        if part.tries == 0:
+            entry.faults.append(f"retried: {_describe(error)}")
+            self._start(replace(part, tries=1))
+            return
+        if len(part.places) == 1:
+            place = part.places[0]
+            reason = f"set aside: {_describe(error)}"
+            entry.scores[place] = replace(entry.scores[place], reason=reason)
+            entry.faults.append(f"{reason}\n{part.job.programs[place]}")
+            self.missing[part.ticket] -= 1
+            return
+        half = len(part.places) // 2
+        self.missing[part.ticket] += 1
+        for places in (part.places[:half], part.places[half:]):
+            kept = tuple(p if i in places else None for i, p in enumerate(part.job.programs))
+            self._start(_Part(part.ticket, replace(part.job, programs=kept), places, tries=1))
+
+
+_DEAD = {"ProcessExpired", "BrokenProcessPool", "ActorDiedError", "ActorUnavailableError", "RayActorError"}
+
+
+def _describe(error: BaseException) -> str:
+    """The fault in a few words."""
+    name = type(error).__name__
+    if name == "TimeoutError":
+        return "its worker hung"
+    if name in _DEAD:
+        return "its worker died"
+    if name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error):
+        return "it ran out of memory"
+    return f"{name}: {error}".splitlines()[0]

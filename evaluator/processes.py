@@ -1,0 +1,91 @@
+"""Worker processes on this machine: a pool whose workers are killed at their timeout, and end with the driver."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from .executors import Report, Work, report_of
+from .fitness import Job, evaluate
+
+
+class Processes:
+    """`workers` processes, each on one torch thread; one that takes longer than `timeout` seconds is killed."""
+
+    def __init__(self, workers: int, timeout: float = 600.0, work: Work = evaluate) -> None:
+        self.workers, self.timeout, self.work = workers, timeout, work
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> Any:
+        from pebble import ProcessPool
+
+        _start_tracker()
+        return ProcessPool(
+            max_workers=self.workers,
+            initializer=_start_worker,
+            initargs=[os.getpid()],
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    def submit(self, job: Job) -> Future[Report]:
+        """Queues the job. A pool breaks when a worker dies that had no job, and then makes way for a new one."""
+        with _interrupts_blocked():
+            if not self.pool.active:
+                self.close()
+                self.pool = self._new_pool()
+            future: Future[Report] = self.pool.schedule(report_of, args=[self.work, job], timeout=self.timeout)
+        return future
+
+    def __str__(self) -> str:
+        return f"{self.workers} worker process{'es' if self.workers > 1 else ''}"
+
+    def close(self) -> None:
+        """Kills the workers, running or not."""
+        self.pool.stop()
+        self.pool.join()
+
+
+def _start_tracker() -> None:
+    """The process that removes our semaphores after a kill -9, without a warning that it had to."""
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Threads and processes that start meanwhile never see Ctrl-C, not even while they load: it is the driver's."""
+    _start_tracker()  # it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(parent: int) -> None:
+    """One torch thread; gone when the parent is gone, even by kill -9."""
+    from .train import use_one_thread
+
+    use_one_thread()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,107 @@
+"""A search as a person runs it: executor, live view, Ctrl-C, and the programs that hold up at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..discovered import identify
+from ..dsl import Program
+from ..evaluator.dispatcher import Dispatcher
+from ..search.config import SearchConfig
+from ..search.elites import rescore
+from ..search.ledger import Ledger
+from ..search.population import Fold
+from ..search.run import Progress, Stop, run_search, start_programs
+from ..search.shares import shares
+from .elites import elite_table, write_elites
+from .live import LiveView, facts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is: folders may hold brackets, and no line is cut where someone may copy it from."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_session(
+    ledger: Ledger,
+    config: SearchConfig,
+    folder: Path,
+    dispatcher: Dispatcher,
+    minutes: float | None,
+    elites: int,
+    console: Console,
+) -> None:
+    """Searches, shows how it goes, and re-scores `elites` programs at the end; exits with 130 when interrupted."""
+    interrupted = Interrupts()
+    last: list[Progress] = []
+    resume = f"go on with: stepsmith search --resume {folder}"
+    if config.space == "matrix" and not any(p.fallback for p in start_programs(ledger)):
+        say(console, "note: matrix ops stand in programs with a route, and this start has none")
+    try:
+        with LiveView(console) as view, interrupted:
+
+            def progress(now: Progress) -> None:
+                last[:] = [now]
+                view(now)
+                if interrupted.count:
+                    raise Stop
+
+            fold = run_search(ledger, config, dispatcher, minutes, progress)
+        if last:
+            say(console, ", ".join(f"{name} {value}" for name, value in facts(last[0])))
+        if interrupted.count:
+            say(console, f"interrupted: all closed rounds are saved; {resume}")
+            sys.exit(130)
+        elif elites:
+            _show_elites(fold, dispatcher, ledger, folder, elites, console)
+            if found := shares(ledger.children()):
+                say(console, str(found))
+    except KeyboardInterrupt:
+        say(console, f"interrupted while re-scoring; {resume}")
+        sys.exit(130)
+    finally:
+        with interrupted:
+            dispatcher.executor.close()
+
+
+def _show_elites(
+    fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console
+) -> None:
+    found = rescore(fold, dispatcher, count, ledger.next_look(), lambda text: say(console, text))
+    if not found:
+        say(console, "no program came through all stages; search longer")
+        return
+    write_elites(folder, found)
+    console.print(elite_table(found))
+    say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
+    say(console, f"known as: {identify(Program.parse(found[0].program))}")
+    say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
+
+
+class Interrupts:
+    """Ctrl-C once asks for an end, twice ends now."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Interrupts:
+        self.before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h\n")  # the live view hides the cursor
+            os._exit(130)
+        os.write(2, b"\nsaving; Ctrl-C again ends now\n")  # print is not safe inside a signal handler

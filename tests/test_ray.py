@@ -1,0 +1,189 @@
+"""Ray: the same ledger as without it, on one node or two, whatever becomes of workers and nodes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import ExecutorError, make_executor
+from stepsmith.evaluator.fitness import Job, evaluate
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import (
+    GUILTY,
+    PIDS,
+    TOML,
+    alive,
+    descendants,
+    dying,
+    hanging,
+    raising,
+    rows,
+    search,
+    small,
+    start_stepsmith,
+    stepsmith,
+    stopping,
+    wait_for,
+    write_inputs,
+)
+from test_executors import BAD, JOB, PROGRAMS, TRIAL, done
+
+pytest.importorskip("ray", reason="ray is not installed")
+# One cluster at a time, and room for it on small machines.
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = small(folder)
+    search(folder / "run", config)
+    return rows(folder / "run"), config
+
+
+@pytest.fixture(scope="module")
+def pids(tmp_path_factory):
+    """Where workers leave their numbers when they meet the guilty program."""
+    return tmp_path_factory.mktemp("pids") / "pids"
+
+
+@pytest.fixture(scope="module")
+def cluster(pids):
+    """A node of two CPUs whose workers find the work of the tests."""
+    from ray.cluster_utils import Cluster
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv(PIDS, str(pids))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield made
+    made.shutdown()
+    patch.undo()
+
+
+@pytest.fixture
+def ray_executor(cluster):
+    """Makes executors on the cluster, and closes them."""
+    from stepsmith.evaluator.ray_actors import RayActors
+
+    made = []
+
+    def make(workers, **options):
+        made.append(RayActors(workers, cluster.address, **options))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        executor.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_changes_no_row(tmp_path, undisturbed, ray_executor, workers):
+    expected, config = undisturbed
+    search(tmp_path / "run", config, ray_executor(workers))
+    assert rows(tmp_path / "run") == expected
+
+
+def test_a_node_that_is_killed_half_way_changes_no_row(tmp_path, undisturbed, cluster, ray_executor):
+    """A node joins the cluster, gets workers, and is lost with them."""
+    expected, config = undisturbed
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    executor = ray_executor(None)
+    wait_for(lambda: sum(actor.ready for actor in executor.queue.actors) == 3, seconds=60)
+    lost = []
+
+    def kill(progress):
+        if len(expected) // 2 < sum(progress.fold.counts.values()) and not lost:
+            lost.append(node)
+            cluster.remove_node(node, allow_graceful=False)
+
+    search(tmp_path / "run", config, executor, progress=kill)
+    assert lost and rows(tmp_path / "run") == expected
+
+
+@pytest.mark.parametrize(
+    ("work", "timeout", "words"),
+    [
+        (dying, 60, "its worker died"),
+        (hanging, 1.0, "its worker hung"),
+        (stopping, 1.0, "its worker hung"),
+        (raising, 60, "ZeroDivisionError: one over none"),
+    ],
+    ids=["dies", "hangs", "stops", "raises"],
+)
+def test_the_guilty_program_is_set_aside_and_the_others_are_scored(ray_executor, pids, work, timeout, words):
+    pids.unlink(missing_ok=True)
+    dispatcher = Dispatcher(ray_executor(1, timeout=timeout, work=work))
+    [ended] = done(dispatcher, JOB)
+    fair = evaluate(JOB)
+    assert ended.scores[BAD].reason == f"set aside: {words}"
+    assert [s for i, s in enumerate(ended.scores) if i != BAD] == [s for i, s in enumerate(fair) if i != BAD]
+    assert [GUILTY in fault for fault in ended.faults] == [False, True]
+    met = {int(pid) for pid in pids.read_text().split()}
+    if work is not raising:
+        wait_for(lambda: not any(alive(pid) for pid in met), seconds=10)
+    [after] = done(dispatcher, Job(PROGRAMS[:2], TRIAL))  # the executor is as good as before
+    assert after.scores == evaluate(Job(PROGRAMS[:2], TRIAL)) and not after.faults
+
+
+def test_a_search_on_a_cluster_of_its_own_changes_no_row(tmp_path):
+    write_inputs(tmp_path)
+    args = ("--config", "search.toml", "--executor", "ray", "--workers", "1", "--elites", "0")
+    ended = stepsmith("search", *args, "--steps", "2000", "--out", "ended", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 workers on Ray" in ended.stdout and ended.stderr == ""
+    alone = stepsmith("search", *args[:2], "--workers", "0", "--elites", "0", "--steps", "2000", "--out", "alone",
+                      cwd=tmp_path)  # fmt: skip
+    assert alone.returncode == 0 and rows(tmp_path / "ended") == rows(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    "every",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["workers", "services of Ray, which take a minute"],
+)
+def test_a_cluster_of_its_own_ends_with_a_killed_driver(tmp_path, every):
+    write_inputs(tmp_path, TOML.replace("share = 0.125", "share = 4.0\nseeds = 900"))
+    args = ("--config", "search.toml", "--executor", "ray", "--workers", "1", "--elites", "0", "--out", "run")
+    process = start_stepsmith("search", *args, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(b"_Trainer" in command(pid) for pid in descendants(process.pid)), process)
+    family = descendants(process.pid)
+    agents = set() if every else {pid for pid in family if b"Agent" in command(pid)}
+    assert len(family) >= 3
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(alive(pid) for pid in family - agents), seconds=120 if every else 20)
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_a_cluster_that_is_not_there_is_one_line(address):
+    with pytest.raises(ExecutorError, match=f"^no Ray cluster at '{address}'; start one with: ray start --head"):
+        make_executor(kind="ray", address=address)
+
+
+def test_gpus_that_are_not_there_are_one_line(cluster):
+    with pytest.raises(ExecutorError, match=r"^the Ray cluster has no GPU; leave out --gpus"):
+        make_executor(1, "ray", address=cluster.address, gpus=0.5)
+
+
+def test_without_ray_there_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('no ray here')")
+    write_inputs(tmp_path)
+    ended = stepsmith("search", "--config", "search.toml", "--executor", "ray", "--out", "run", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "stepsmith: the executor ray needs Ray: pip install 'stepsmith[ray]'\n"
+    assert not (tmp_path / "run").exists()
