@@ -1,0 +1,77 @@
+"""How populations train: steps that are replayed, and passes of less precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.evaluator import graph
+from stepsmith.evaluator.gradients import Gradients
+from stepsmith.evaluator.train import train
+from stepsmith.proxies import stack, task
+
+RULES = [load("adamw"), load("lion"), load("adamw_clip")]
+NOISY = Program.parse("def noisy(w, g, lr=0.01, noise):\n return lr * (g + noise)")
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> list[str]:
+    """Replays on the CPU: the action itself, on the buffers that it was recorded with. Says what ran."""
+    ran: list[str] = []
+
+    def record(action, device):
+        def replay():
+            ran.append("replay")
+            action()
+
+        ran.append("record")
+        action()
+        return replay
+
+    monkeypatch.setitem(graph.RECORDERS, "cpu", record)
+    return ran
+
+
+@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes"])
+def test_replayed_steps_are_the_steps(name, recorded, monkeypatch):
+    replayed = train(task(name), RULES, seed=1, steps=53)
+    assert recorded == ["record", *["replay"] * 50]  # steps 1 and 51 look at the losses
+    monkeypatch.delitem(graph.RECORDERS, "cpu")
+    assert replayed == train(task(name), RULES, seed=1, steps=53)
+    assert not any(o.failed for o in replayed)
+
+
+def test_a_program_that_runs_in_torch_keeps_all_steps_from_being_replayed(recorded):
+    train(task("quadratic"), [*RULES, NOISY], seed=1, steps=5)
+    assert recorded == []
+
+
+def test_a_population_without_a_finite_loss_stops(recorded):
+    wild = Program.parse("def wild(w, g, lr=1e30):\n return lr * g")
+    (outcome,) = train(task("digits"), [wild], seed=1, steps=200)
+    assert outcome.failed and recorded.count("replay") < 50
+
+
+def test_gradients_in_bfloat16_are_near(monkeypatch):
+    model, batch = task("bytes").model, next(iter(task("bytes").batches(0, 1)))
+    params = stack(model.init(0), 3)
+    whole, low = Gradients(model, params), Gradients(model, params, "bfloat16")
+    losses = [each(batch).double() for each in (whole, low)]
+    torch.testing.assert_close(*losses, rtol=2e-2, atol=0)
+    for a, b in zip(whole.grads, low.grads, strict=True):
+        assert b.dtype is torch.float32
+        assert (a - b).norm() < 0.03 * a.norm()
+
+
+@pytest.mark.parametrize("name", ["digits", "bytes"])
+def test_training_in_bfloat16_is_near(name):
+    whole, low = (np.array([o.loss for o in train(task(name), RULES, 1, 60, dtype=d)]) for d in ("float32", "bfloat16"))
+    assert np.abs(whole - low).max() < 0.03 and (whole != low).all()
+
+
+def test_other_formats_are_refused():
+    with pytest.raises(ValueError, match="unknown dtype 'float16': the model's pass runs in float32 or bfloat16"):
+        train(task("quadratic"), RULES, seed=0, steps=1, dtype="float16")
