@@ -17,6 +17,7 @@ from ..dsl.to_population import PopulationStep
 from ..proxies import Task, schedule, stack
 from .gradients import Gradients
 from .graph import Replay
+from .memory import check_fits
 from .oracles import Oracles
 
 _LOOK_EVERY = 50  # steps between looks at whether any copy is still alive
@@ -67,6 +68,8 @@ def train(
     task's fixed validation data; a loss above the one at initialisation is a failure. With `dtype` "bfloat16" the
     model's passes in training are; weights, states and validation stay float32. On a GPU a step is one replayed graph.
 
+    Raises PopulationTooLarge where the device has no memory for so many runs.
+
     >>> from stepsmith.proxies import task
     >>> sgd = Program.parse("def sgd(w, g, lr=0.03):\\n  return lr * g")
     >>> train(task("quadratic"), [sgd], seed=0, steps=20)[0].failed
@@ -74,9 +77,10 @@ def train(
     """
     steps = task.steps if steps is None else steps
     given = [r if isinstance(r, Run) else Run(r) for r in runs]
+    programs = [r.program for r in given]
+    check_fits(task, programs, device, dtype)
     params = stack([p.to(device) for p in task.model.init(seed)], len(given))
     start = validate(task, [p[:1].contiguous() for p in params])[0]
-    programs = [r.program for r in given]
     gradients = Gradients(task.model, params, dtype)
     engine = PopulationStep(programs, params, list(task.model.roles.values()), seed)
     oracles = Oracles(task, programs, seed)
