@@ -1,35 +1,18 @@
 """The engine of populations on GPUs: one Triton kernel interprets all programs (see `population_kernel`).
 
-Here the encoded programs become its tables. A phase is a range of instructions over a range of tiles: instructions on
-single numbers go over one element, of one tensor or of each; those on tensors over all tiles. Storing states and
-weights is written as instructions too: copies and a subtraction at the end of the last pass.
+Here are its tables, and the memory that they point to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .compiled_engine import CompiledEngine
-from .encode import (
-    GLOBAL,
-    LOCAL,
-    MEMORY,
-    ON_GLOBAL,
-    ON_SCALAR,
-    ON_TENSOR,
-    REDUCE_GLOBAL,
-    REDUCE_SCALAR,
-    SCALAR,
-    STATES,
-    TILE,
-    Encoded,
-    Instruction,
-)
-from .ops import OPCODE
+from .encode import ON_GLOBAL, ON_SCALAR, ON_TENSOR, STATES, TILE
+from .phases import Layout, phases
 from .program import Program
 
 if TYPE_CHECKING:
@@ -40,73 +23,7 @@ if TYPE_CHECKING:
 _RESIDENT = 4
 # Without fusion a * a - b * b is 0 where a is b, as everywhere else. Stages are for loops of matrix products.
 OPTIONS = {"num_warps": 8, "maxnreg": 64, "num_stages": 1, "enable_fp_fusion": False}
-_UNITS = {ON_GLOBAL: 0, ON_SCALAR: 0, ON_TENSOR: 0, REDUCE_SCALAR: 1, REDUCE_GLOBAL: 2}  # in the kernel
 _NUMBERS = 3  # globals that every step sets: peak, count, progress
-
-
-class Layout(NamedTuple):
-    """Rows of the table of places: where each kind of value begins. Rows from `kept` on are scratch."""
-
-    globals: int
-    scalars: int
-    memory: int  # weights, gradients, states
-    scalar_states: int
-    global_states: int
-    kept: int
-    locals: int
-    end: int
-
-    def row(self, place: tuple[int, int]) -> int:
-        """The row of a register."""
-        where, index = place
-        if where == MEMORY and index >= self.scalar_states - self.memory:
-            return self.kept + index - (self.scalar_states - self.memory)
-        return {GLOBAL: self.globals, SCALAR: self.scalars, LOCAL: self.locals, MEMORY: self.memory}[where] + index
-
-
-def phases(code: Encoded, layout: Layout) -> Iterator[tuple[int, list[tuple[int, ...]]]]:
-    """The phases of a program: the unit of what they go over, and their instructions as rows of the kernel's table."""
-
-    def line(c: Instruction) -> tuple[int, ...]:
-        registers = (layout.row(code.places[r]) if r >= 0 else 0 for r in (c.dest, c.x, c.y, c.z))
-        return c.opcode, _UNITS[c.unit], *registers
-
-    singles = [store for store in code.stores if store[2] != MEMORY]
-    kept = {GLOBAL: layout.global_states, SCALAR: layout.scalar_states}
-    units = {GLOBAL: ON_GLOBAL, SCALAR: ON_SCALAR}
-    for _, state, where, target in singles:
-        yield units[where], [_copy(layout.row(code.places[target]), kept[where] + state)]
-    runs = [(unit, list(some)) for (_, unit), some in groupby(_sorted(code), key=lambda c: (c.number, _domain(c)))]
-    for number, (unit, some) in enumerate(runs):
-        last = number == len(runs) - 1
-        yield unit, [line(c) for c in some] + (_stores(code, layout) if last else [])
-    for source, state, where, _ in singles:
-        yield units[where], [_copy(kept[where] + state, layout.row(code.places[source]))]
-
-
-def _domain(c: Instruction) -> int:
-    """What an instruction goes over: one number, one per tensor, or all tiles."""
-    return min(c.unit, ON_TENSOR)
-
-
-def _sorted(code: Encoded) -> list[Instruction]:
-    """By pass, and in a pass by domain; a number of all tensors needs none per tensor of its own pass."""
-    return sorted(code.instructions, key=lambda c: (c.number, _domain(c)))
-
-
-def _copy(to: int, source: int) -> tuple[int, ...]:
-    return OPCODE["identity"], 0, to, source, 0, 0
-
-
-def _stores(code: Encoded, layout: Layout) -> list[tuple[int, ...]]:
-    """States that are tensors take their new values, then w takes the update."""
-    states = [
-        _copy(layout.memory + STATES + state, layout.row(code.places[source]))
-        for source, state, where, _ in code.stores
-        if where == MEMORY
-    ]
-    update = layout.row(code.places[code.update])
-    return [*states, (OPCODE["subtract"], 0, layout.memory, layout.memory, update, 0)]
 
 
 class TritonEngine(CompiledEngine):

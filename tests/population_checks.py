@@ -83,7 +83,7 @@ def test_reductions(special):
         )
         for name in REDUCTIONS
     ]
-    same_states(programs, w, g, 2, 1e-13)
+    same_states(programs, w, g, 2 if special is None else 1, 1e-13)
 
 
 def agree(programs: Sequence[Program]) -> None:
@@ -106,11 +106,11 @@ def test_states_of_all_kinds():
 
 
 def test_random_programs():
-    agree([p for p in _random_programs(1200)[5::100] if fusable(p)])
+    agree([p for p in _random_programs(1200)[5::120] if fusable(p)])
 
 
 def test_a_population_is_its_programs_bit_for_bit():
-    programs = [Program.parse(STARTS[name]) for name in ("counted", "lion", "program4")]
+    programs = [Program.parse(STARTS[name]) for name in ("counted", "lion")]
     for program, expected in zip(programs, run_population(programs, "triton"), strict=True):
         (alone,) = run_population([program], "triton")
         assert alone.tobytes() == expected.tobytes(), program.name
@@ -118,7 +118,7 @@ def test_a_population_is_its_programs_bit_for_bit():
 
 def test_rules_in_single_precision():
     """Rules of the zoo as the C engine steps them."""
-    programs = list(FUSABLE.values())[::3]
+    programs = list(FUSABLE.values())[::4]
     for c, triton in zip(*(run_population(programs, e, torch.float32) for e in ("c", "triton")), strict=True):
         np.testing.assert_allclose(triton, c, rtol=2e-6, atol=1e-7)
 

@@ -11,9 +11,11 @@ from stepsmith.dsl import Program
 from stepsmith.evaluator import graph
 from stepsmith.evaluator.gradients import Gradients
 from stepsmith.evaluator.train import train
+from stepsmith.proxies import model as models
 from stepsmith.proxies import stack, task
 
 RULES = [load("adamw"), load("lion"), load("adamw_clip")]
+BATCH = next(iter(task("bytes").batches(0, 1)))
 NOISY = Program.parse("def noisy(w, g, lr=0.01, noise):\n return lr * (g + noise)")
 
 
@@ -56,7 +58,7 @@ def test_a_population_without_a_finite_loss_stops(recorded):
 
 
 def test_gradients_in_bfloat16_are_near(monkeypatch):
-    model, batch = task("bytes").model, next(iter(task("bytes").batches(0, 1)))
+    model, batch = task("bytes").model, BATCH
     params = stack(model.init(0), 3)
     whole, low = Gradients(model, params), Gradients(model, params, "bfloat16")
     losses = [each(batch).double() for each in (whole, low)]
@@ -75,3 +77,35 @@ def test_training_in_bfloat16_is_near(name):
 def test_other_formats_are_refused():
     with pytest.raises(ValueError, match="unknown dtype 'float16': the model's pass runs in float32 or bfloat16"):
         train(task("quadratic"), RULES, seed=0, steps=1, dtype="float16")
+
+
+# --- on GPUs ------------------------------------------------------------------------------------------------
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@cuda
+@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes"])
+def test_a_gpu_trains_as_the_cpu_does(name):
+    here, there = (np.array([o.loss for o in train(task(name), RULES, 1, 20, d)]) for d in ("cpu", "cuda"))
+    np.testing.assert_allclose(there, here, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_graphs_change_nothing(dtype, monkeypatch):
+    replayed = train(task("bytes"), RULES, 1, 60, "cuda", dtype)
+    monkeypatch.delitem(graph.RECORDERS, "cuda")
+    assert train(task("bytes"), RULES, 1, 60, "cuda", dtype) == replayed
+
+
+@pytest.mark.gpu
+@cuda
+def test_slices_and_neighbours_change_little(monkeypatch):
+    """A population of many, cut by memory, against each rule alone."""
+    monkeypatch.setattr(models, "_device_bytes", lambda device: 8 * 5 * task("bytes").model.pass_bytes(BATCH))
+    together = [o.loss for o in train(task("bytes"), RULES * 4, 1, 20, "cuda")]
+    alone = [train(task("bytes"), [rule], 1, 20, "cuda")[0].loss for rule in RULES]
+    np.testing.assert_allclose(together, alone * 4, rtol=1e-4)
