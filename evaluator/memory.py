@@ -12,6 +12,7 @@ import torch
 from ..dsl import Program
 from ..proxies import Task
 from ..proxies.data import Batch
+from ..proxies.workspace import give_up
 from .available import available
 from .gradients import dtype_of
 
@@ -30,11 +31,12 @@ class Footprint:
 
     Attributes:
         resident: Of a copy, all the time: weights, gradients, states, their copies in less precision.
-        passes: Of each kind of pass, for a copy of a slice, and the most copies that a slice has.
+        passes: Of each kind of pass, for a copy of a slice, and the most copies that a slice has. There are slices of
+            two sizes where the last is smaller.
 
     >>> rule = Footprint(resident=100, passes=((50, 4),))
-    >>> rule.bytes(2), rule.bytes(10), rule.largest(1200)
-    (300, 1200, 10)
+    >>> rule.bytes(2), rule.bytes(10), rule.largest(1400)
+    (300, 1400, 10)
     """
 
     resident: int
@@ -42,7 +44,7 @@ class Footprint:
 
     def bytes(self, copies: int) -> int:
         """What so many copies take."""
-        return copies * self.resident + sum(each * min(copies, most) for each, most in self.passes)
+        return copies * self.resident + sum(each * min(copies, 2 * most) for each, most in self.passes)
 
     def largest(self, free: int) -> int:
         """The most copies that so many bytes hold."""
@@ -82,7 +84,8 @@ def largest_population(task: Task, programs: Sequence[Program], device: str = "c
     >>> largest_population(task("digits"), [Program.parse("def sgd(w, g, lr):\\n  return lr * g")]) > 1000
     True
     """
-    return _largest(footprint(task, programs, torch.device(device), dtype), available(torch.device(device)))
+    place = torch.device(device)
+    return _largest(footprint(task, programs, place, dtype), available(place) + give_up(place))
 
 
 def _largest(taken: Footprint, free: int) -> int:
@@ -90,11 +93,16 @@ def _largest(taken: Footprint, free: int) -> int:
 
 
 def check_fits(task: Task, programs: Sequence[Program], device: str, dtype: str = "float32") -> None:
-    """Raises PopulationTooLarge, in one line, where one copy for each program has no room."""
-    taken, free = footprint(task, programs, torch.device(device), dtype), available(torch.device(device))
-    most = _largest(taken, free)
-    if len(programs) > most:
+    """Raises PopulationTooLarge, in one line, where one copy for each program has no room.
+
+    Scratch of earlier populations is given up where it stands in the way.
+    """
+    place, count = torch.device(device), len(programs)
+    taken, free = footprint(task, programs, place, dtype), available(place)
+    if count > _largest(taken, free):
+        free += give_up(place)
+    if count > _largest(taken, free):
         raise PopulationTooLarge(
-            f"a population of {len(programs)} on {task.name} needs {taken.bytes(len(programs)) / 1e9:.2f} GB on "
-            f"{device}, where {free / 1e9:.2f} GB are free: train at most {most} programs at once"
+            f"a population of {count} on {task.name} needs {taken.bytes(count) / 1e9:.2f} GB on {device}, where "
+            f"{free / 1e9:.2f} GB are free: train at most {_largest(taken, free)} programs at once"
         )

@@ -63,6 +63,13 @@ def workspace(owner: Hashable, like: Tensor, *shape: int) -> Workspace:
     return found
 
 
+def give_up(device: torch.device) -> int:
+    """Forgets this thread's workspaces on a type of device; how many bytes that frees."""
+    kept: dict[Hashable, Workspace] = _local.__dict__.get("kept", {})
+    gone = [key for key, each in kept.items() if each.device.type == device.type]
+    return sum(kept.pop(key).bytes for key in gone)
+
+
 @contextmanager
 def apart() -> Iterator[Callable[[], int]]:
     """A block whose workspaces are made anew and gone after it; gives what says how many bytes they take.

@@ -57,6 +57,20 @@ def test_a_population_without_room_is_refused_in_one_line(monkeypatch):
     assert int(re.fullmatch(line + " at once", str(caught.value))[1]) == most < 100
 
 
+def test_scratch_of_earlier_populations_is_given_up_for_a_new_one(monkeypatch):
+    with apart() as taken:
+        train(task("bytes"), [ADAMW] * 20, seed=0, steps=1)
+        scratch, needed = taken(), footprint(task("bytes"), [ADAMW], CPU).bytes(20)
+        free = int(needed / memory._MARGIN) + 1000
+        monkeypatch.setattr(memory, "available", lambda device: free - taken())
+        assert 0 < scratch < free
+        train(task("bytes"), [ADAMW] * 20, seed=0, steps=1)
+        monkeypatch.setattr(memory, "available", lambda device: free - scratch - 1000)
+        with pytest.raises(PopulationTooLarge):
+            train(task("bytes"), [ADAMW] * 20, seed=0, steps=1)
+        assert taken() == 0
+
+
 def test_on_a_gpu_a_population_is_cut_by_memory(monkeypatch):
     bytes_, batch = task("bytes"), next(iter(task("bytes").batches(0, 1)))
     each = bytes_.model.pass_bytes(batch)
