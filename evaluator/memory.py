@@ -80,6 +80,8 @@ def _batches(task: Task) -> tuple[Batch, Batch]:
 def largest_population(task: Task, programs: Sequence[Program], device: str = "cpu", dtype: str = "float32") -> int:
     """How many copies of a task's model fit a device now, for programs with as many states as these.
 
+    Scratch of earlier populations is given up.
+
     >>> from stepsmith.proxies import task
     >>> largest_population(task("digits"), [Program.parse("def sgd(w, g, lr):\\n  return lr * g")]) > 1000
     True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
@@ -44,6 +45,46 @@ def test_replayed_steps_are_the_steps(name, recorded, monkeypatch):
     monkeypatch.delitem(graph.RECORDERS, "cpu")
     assert replayed == train(task(name), RULES, seed=1, steps=53)
     assert not any(o.failed for o in replayed)
+
+
+class Watch(TorchDispatchMode):
+    """Names of the operations that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes", "bytes_wide"])
+def test_what_is_captured_can_be(name, dtype, monkeypatch):
+    """A capture allows no look at numbers and no constant of the host, which would be copied again."""
+    seen = []
+
+    def record(action, device):
+        action()
+        with Watch() as watch:
+            action()
+        seen.append(watch.seen)
+        return action
+
+    monkeypatch.setitem(graph.RECORDERS, "cpu", record)
+    train(task(name), RULES, seed=1, steps=3, dtype=dtype)
+    forbidden = {
+        "_local_scalar_dense",
+        "is_nonzero",
+        "nonzero",
+        "equal",
+        "arange",
+        "lift_fresh",
+        "triu_",
+        "_pin_memory",
+    }
+    assert seen and seen[0] & {"bmm", "mm"} and not seen[0] & forbidden
 
 
 def test_a_program_that_runs_in_torch_keeps_all_steps_from_being_replayed(recorded):
