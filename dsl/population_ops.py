@@ -6,8 +6,6 @@ so that a choice costs a few cycles.
 
 from __future__ import annotations
 
-import hashlib
-import linecache
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from .layout import indent
 from .op import Op
 from .ops import OPCODE, ROWS
+from .source import executed
 
 
 def _tree(leaves: Sequence[tuple[int, str]]) -> list[str]:
@@ -66,15 +65,10 @@ def _load() -> dict[str, Any]:
 
     from .triton_helpers import _quotient, _root
 
-    text = _source()
-    file = f"<rows in Triton {hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}>"
-    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # triton.jit reads the source
-    scope: dict[str, Any] = {
-        "__name__": __name__, "triton": triton, "tl": tl, "libdevice": libdevice,
-        "_quotient": _quotient, "_root": _root,
-    }  # fmt: skip
-    exec(compile(text, file, "exec"), scope)  # our own text, made from the op table
-    return scope
+    return executed(
+        _source(), "rows in Triton", __name__, triton=triton, tl=tl, libdevice=libdevice, _quotient=_quotient,
+        _root=_root,
+    )  # fmt: skip
 
 
 _loaded = _load()
