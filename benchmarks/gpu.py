@@ -1,4 +1,4 @@
-"""Generated kernels on a GPU: python benchmarks/gpu.py --section correctness|bandwidth|small|compile|memory
+"""Kernels on a GPU: python benchmarks/gpu.py --section correctness|bandwidth|small|compile|memory|population
 
 Each section prints a table and writes benchmarks/results/gpu-SECTION.json. Bytes are those that a rule must move: each
 pass reads what it needs, the last one writes. They are held against a copy on the same device, timed in turns with the
@@ -310,16 +310,24 @@ def memory() -> Report:
     return report
 
 
-SECTIONS = {
+def population(cpu_per_hour: float | None = None) -> Report:
+    """G5: programs that are interpreted; see gpu_population.py."""
+    from gpu_population import measure
+
+    return measure(cpu_per_hour)
+
+
+SECTIONS: dict[str, Callable[..., Report]] = {
     "correctness": correctness, "bandwidth": bandwidth, "small": small, "compile": compile_times, "memory": memory,
+    "population": population,
 }  # fmt: skip
 
 
-def run(section: str) -> dict[str, Any]:
+def run(section: str, **more: Any) -> dict[str, Any]:
     """What a section measured, with the date and what it ran on."""
     import triton
 
-    report = SECTIONS[section]()
+    report = SECTIONS[section](**more)
     print(report.as_text())
     about = {"date": datetime.now(UTC).date().isoformat(), "device": torch.cuda.get_device_name()}
     return about | {"torch": torch.__version__, "triton": triton.__version__, **report.as_json()}
@@ -328,11 +336,13 @@ def run(section: str) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--section", choices=SECTIONS, required=True)
-    section = parser.parse_args().section
+    parser.add_argument("--cpu-per-hour", type=float, help="population: programs an hour of two CPU cores, to compare")
+    arguments = parser.parse_args()
+    section = arguments.section
     if not torch.cuda.is_available():
-        print("benchmarks/gpu.py needs a CUDA device")
+        print(f"{section}: skipped, benchmarks/gpu.py needs a CUDA device")
         return 1
-    found = run(section)
+    found = run(section, **({"cpu_per_hour": arguments.cpu_per_hour} if section == "population" else {}))
     folder = Path(__file__).parent / "results"
     folder.joinpath(f"gpu-{section}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return 0 if all(check["passed"] for check in found["checks"]) else 2

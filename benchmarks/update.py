@@ -15,7 +15,8 @@ from measure import Report, best, interleave, middle, ratio
 from population import PopulationLoop
 
 from stepsmith.discovered import load
-from stepsmith.dsl.to_population import PopulationStep, _TorchEngine
+from stepsmith.dsl.to_population import PopulationStep
+from stepsmith.dsl.torch_engine import TorchEngine
 from stepsmith.proxies import stack, task
 
 TITLE = "updates of a population: C interpreter against torch one by one"
@@ -37,7 +38,7 @@ def measure() -> Report:
 
 
 def _compare(name: str, program: str) -> tuple[str | int | float, ...]:
-    times = interleave({"c": _step(name, program, PopulationStep), "torch": _step(name, program, _TorchEngine)}, 2.0)
+    times = interleave({"c": _step(name, program, PopulationStep), "torch": _step(name, program, TorchEngine)}, 2.0)
     update, gradients = _in_training(name, program)
     return (
         name, sum(p.numel() for p in task(name).model.init(0)), program,
@@ -46,7 +47,7 @@ def _compare(name: str, program: str) -> tuple[str | int | float, ...]:
     )  # fmt: skip
 
 
-def _step(name: str, program: str, engine: type[PopulationStep] | type[_TorchEngine]) -> Callable[[], None]:
+def _step(name: str, program: str, engine: type[PopulationStep] | type[TorchEngine]) -> Callable[[], None]:
     """One step of the engine, with gradients of fixed normal numbers."""
     params = stack(task(name).model.init(0), COPIES)
     random = torch.Generator().manual_seed(0)

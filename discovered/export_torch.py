@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-import hashlib
 import keyword
-import linecache
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -28,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ..dsl import Program
 from ..dsl.layout import WIDTH, indent, wrapped
 from ..dsl.program import PROGRESS, TWO_POINT
-from ..dsl.source import helpers
+from ..dsl.source import executed, helpers
 from ..dsl.torch_source import helpers_of
 from .export_schedule import export_schedule
 from .header import LICENSE, header
@@ -126,11 +124,7 @@ def camel_case(name: str) -> str:
 
 @cache
 def _class(text: str, class_name: str) -> type[torch.optim.Optimizer]:
-    file = f"<{class_name} {hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}>"
-    scope: dict[str, Any] = {"__name__": __name__}
-    exec(compile(text, file, "exec"), scope)  # our own text, made from the op table
-    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # tracebacks show it
-    made: Any = scope[class_name]
+    made: Any = executed(text, class_name, __name__)[class_name]
 
     def reduce(self: torch.optim.Optimizer) -> tuple[Callable[..., Any], tuple[str, str], Any]:
         return _blank, (text, class_name), self.__getstate__()

@@ -19,7 +19,7 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-
 
 
 class CompilerMissing(RuntimeError):
-    """No C compiler answers on this machine."""
+    """No compiler for an engine answers on this machine."""
 
 
 def cache_dir() -> Path:

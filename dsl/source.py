@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import keyword
+import linecache
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from .flow import Flow
 from .kind import Kind
@@ -37,6 +40,21 @@ def called_helpers(file: str, lines: Sequence[str]) -> list[str]:
         wanted += called
         todo += [known[name] for name in called]
     return [text for name, text in known.items() if name in wanted]
+
+
+def executed(text: str, title: str, module: str, **given: Any) -> dict[str, Any]:
+    """The names that a generated text defines, made by executing exactly it, with `given` names at hand.
+
+    Tracebacks and triton.jit find the text under a file name made of the title.
+
+    >>> executed("def double(x): return 2 * x", "an example", __name__)["double"](4)
+    8
+    """
+    file = f"<{title} {hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}>"
+    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
+    scope: dict[str, Any] = {"__name__": module, **given}
+    exec(compile(text, file, "exec"), scope)  # our own text, made from the op table
+    return scope
 
 
 def choose_names(live: Flow, inputs: Mapping[int, str], hypers: Mapping[int, str], taken: set[str]) -> dict[Arg, str]:

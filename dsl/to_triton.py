@@ -14,9 +14,7 @@ the like would lose digits. Triton's interpreter does not call libdevice; `inter
 from __future__ import annotations
 
 import ast
-import hashlib
 import keyword
-import linecache
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,6 +31,7 @@ from .layout import indent, wrapped
 from .ops import OPS
 from .passes import Pass, Passes, fusable
 from .program import FIRST, LR, PROGRESS, RESERVED, Arg, Const, G, Program, T, W
+from .source import executed
 from .torch_source import _TAKEN as TORCH_TAKEN
 from .torch_source import TorchSource, helpers_of
 
@@ -70,12 +69,8 @@ def triton_source(program: Program, names: Mapping[int, str]) -> str:
 
 def triton_step(program: Program, names: Mapping[int, str]) -> Callable[..., None]:
     """The function `step` of that text, made by executing exactly it."""
-    text = triton_source(program, names)
-    file = f"<kernels of {program.name} {hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}>"
-    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # triton.jit reads the source
-    scope: dict[str, Any] = {"__name__": __name__}
-    exec(compile(text, file, "exec"), scope)  # our own text, made from the op table
-    return scope["step"]
+    step: Callable[..., None] = executed(triton_source(program, names), f"kernels of {program.name}", __name__)["step"]
+    return step
 
 
 def interpret_libdevice() -> None:

@@ -15,6 +15,9 @@ import torch
 from ..dsl import Program
 from ..dsl.to_population import PopulationStep
 from ..proxies import Task, schedule, stack
+from .gradients import Gradients
+from .graph import Replay
+from .memory import check_fits
 from .oracles import Oracles
 
 _LOOK_EVERY = 50  # steps between looks at whether any copy is still alive
@@ -52,12 +55,20 @@ def use_one_thread() -> None:
 
 
 def train(
-    task: Task, runs: Sequence[Run | Program], seed: int, steps: int | None = None, device: str = "cpu"
+    task: Task,
+    runs: Sequence[Run | Program],
+    seed: int,
+    steps: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> list[Outcome]:
     """Trains every run on the task with the same initial weights and batches; one Outcome each, in order.
 
     `steps` (default: the task's budget) is a whole run of its own with full decay. Final losses are on the
-    task's fixed validation data; a loss above the one at initialisation is a failure.
+    task's fixed validation data; a loss above the one at initialisation is a failure. With `dtype` "bfloat16" the
+    model's passes in training are; weights, states and validation stay float32. On a GPU a step is one replayed graph.
+
+    Raises PopulationTooLarge where the device has no memory for so many runs.
 
     >>> from stepsmith.proxies import task
     >>> sgd = Program.parse("def sgd(w, g, lr=0.03):\\n  return lr * g")
@@ -66,19 +77,25 @@ def train(
     """
     steps = task.steps if steps is None else steps
     given = [r if isinstance(r, Run) else Run(r) for r in runs]
-    params = [p.to(device) for p in stack(task.model.init(seed), len(given))]
-    grads = [torch.empty_like(p) for p in params]
-    start = validate(task, [p[:1].contiguous() for p in params])[0]
     programs = [r.program for r in given]
+    check_fits(task, programs, device, dtype)
+    params = stack([p.to(device) for p in task.model.init(seed)], len(given))
+    start = validate(task, [p[:1].contiguous() for p in params])[0]
+    gradients = Gradients(task.model, params, dtype)
     engine = PopulationStep(programs, params, list(task.model.roles.values()), seed)
     oracles = Oracles(task, programs, seed)
     schedules = _schedules(task, given, steps)
+    replay = Replay.of(gradients, engine)
     for index, batch in enumerate(task.batches(seed, steps)):
-        losses, _ = task.model.gradients(params, batch, out=grads)
-        if index % _LOOK_EVERY == 0 and not bool(torch.isfinite(losses).any()):
+        numbers = schedules[index], index + 1, (index + 1) / steps
+        look = index % _LOOK_EVERY == 0
+        if replay and not look:
+            replay(batch, *numbers)
+            continue
+        losses = gradients(batch)
+        if look and not bool(torch.isfinite(losses).any()):
             break
-        asked = oracles.at(index + 1, params, batch)
-        engine.step(params, grads, schedules[index], index + 1, (index + 1) / steps, asked)
+        engine.step(params, gradients.grads, *numbers, oracles.at(index + 1, params, batch))
     return [_outcome(float(loss), float(start)) for loss in validate(task, params)]
 
 

@@ -7,6 +7,7 @@ kept. Eager autograd spends most of a tiny step on bookkeeping and fresh memory;
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -14,10 +15,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .data import Batch
+from .workspace import apart
 
 # A slice's largest intermediate takes at most this many bytes on a CPU. Measured with 1 MiB of second-level
 # cache: from 1 to 8 MiB the time per copy changes by a few percent.
 _CACHE = 2 << 20
+# On a GPU a pass takes at most this share of all memory. Of one model there are up to four: training and validation,
+# slices and a rest.
+_SHARE = 1 / 8
 
 
 @runtime_checkable
@@ -57,6 +62,14 @@ class Model(Protocol):
         """The gradient of each copy's mean loss at labels drawn from its own prediction."""
         ...
 
+    def pass_bytes(self, batch: Batch) -> int:
+        """What a forward and backward pass takes for each copy of its slice in float32, in bytes."""
+        ...
+
+    def slice_size(self, copies: int, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+        """How many copies run through a pass at once."""
+        ...
+
 
 class Pass(Protocol):
     """One forward and backward pass of a slice; `backward` follows `forward`."""
@@ -83,6 +96,10 @@ class Population:
 
     classifies: ClassVar[bool] = True
 
+    def init(self, seed: int) -> list[Tensor]:
+        """One copy, float32 on the CPU, a function of the seed alone."""
+        raise NotImplementedError
+
     def one_pass(self, params: Sequence[Tensor], batch: Batch) -> Pass:
         """A forward and backward pass over one slice."""
         raise NotImplementedError
@@ -101,6 +118,18 @@ class Population:
     def bytes_per_copy(self, batch: Batch) -> int:
         """The largest intermediate of one copy in float32, in bytes."""
         raise NotImplementedError
+
+    def pass_bytes(self, batch: Batch) -> int:
+        """What a forward and backward pass takes for each copy of its slice in float32, in bytes."""
+        return _pass_bytes(self, tuple((tuple(x.shape), x.dtype) for x in batch))
+
+    def slice_size(self, copies: int, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+        """How many copies run through a pass at once: on a CPU what fits the cache, on a GPU its share of memory."""
+        if device.type != "cuda":
+            return max(1, _CACHE // self.bytes_per_copy(batch))
+        each = self.pass_bytes(batch) * dtype.itemsize // 4
+        most = max(1, int(_SHARE * _device_bytes(device)) // each)
+        return -(-copies // -(-copies // most))  # slices of about one size
 
     def losses(self, params: Sequence[Tensor], batch: Batch) -> Tensor:
         """Losses (P,) in nats, forward only and without autograd."""
@@ -159,8 +188,25 @@ class Population:
     def _slices(self, tensors: Sequence[Tensor], batch: Batch) -> list[tuple[Tensor, ...]]:
         """Each tensor cut along the population."""
         first = tensors[0]
-        size = len(first) if first.is_cuda else max(1, _CACHE // self.bytes_per_copy(batch))
+        size = self.slice_size(len(first), batch, first.device, first.dtype)
         return [t.split(size) for t in tensors]
+
+
+@cache
+def _pass_bytes(model: Population, shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> int:
+    """Measured on the CPU: what scratch grows by with a copy, and two fresh tensors of the largest size beside it."""
+    batch, taken = Batch(*(torch.zeros(shape, dtype=dtype) for shape, dtype in shapes)), []
+    for copies in (1, 2):
+        params = stack(model.init(0), copies)
+        with torch.no_grad(), apart() as scratch:
+            model.gradients_into([torch.empty_like(p) for p in params], params, batch)
+            taken.append(scratch())
+    return taken[1] - taken[0] + 2 * model.bytes_per_copy(batch)
+
+
+@cache
+def _device_bytes(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 class _Loss(torch.autograd.Function):

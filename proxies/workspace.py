@@ -8,7 +8,8 @@ expects them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class Workspace:
     def __getitem__(self, name: str) -> Tensor:
         """The tensor of this name as it was left."""
         return self._tensors[name]
+
+    @property
+    def bytes(self) -> int:
+        """What its tensors take."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def constant(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """The tensor of this name, made at first use and never written."""
@@ -55,3 +61,28 @@ def workspace(owner: Hashable, like: Tensor, *shape: int) -> Workspace:
     if len(kept) > _KEPT:
         del kept[next(iter(kept))]
     return found
+
+
+def give_up(device: torch.device) -> int:
+    """Forgets this thread's workspaces on a type of device; how many bytes that frees."""
+    kept: dict[Hashable, Workspace] = _local.__dict__.get("kept", {})
+    gone = [key for key, each in kept.items() if each.device.type == device.type]
+    return sum(kept.pop(key).bytes for key in gone)
+
+
+@contextmanager
+def apart() -> Iterator[Callable[[], int]]:
+    """A block whose workspaces are made anew and gone after it; gives what says how many bytes they take.
+
+    >>> with apart() as taken:
+    ...     _ = workspace("model", torch.zeros(1), 3)("x", 3, 5)
+    ...     taken()
+    60
+    """
+    before = _local.__dict__.get("kept", {})
+    kept: dict[Hashable, Workspace] = {}
+    _local.kept = kept
+    try:
+        yield lambda: sum(each.bytes for each in kept.values())
+    finally:
+        _local.kept = before

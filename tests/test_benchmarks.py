@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,3 +122,23 @@ def test_interleaved_times_are_a_call_each(bench):
     times = measure.interleave({"one": lambda: sum(range(1000)), "ten": lambda: sum(range(10_000))}, 0.2, rounds=5)
     assert times["one"].shape == (5,)
     assert 2 < measure.ratio(times["ten"], times["one"]) < 40
+
+
+def test_the_gpu_section_on_populations_runs(bench, monkeypatch):
+    """On a CPU, with its engine and without graphs: the parts, and that numpy's meaning is met."""
+    section = bench("gpu_population")
+    stages = tuple(stage.model_copy(update={"share": 0.01}) for stage in section.STAGES)
+    fakes = {"DEVICE": "cpu", "STAGES": stages, "MOST": 3, "DISTINCT": 2, "RULES": ("sgd", "adamw")}
+    fakes |= {"graph_of": lambda action: SimpleNamespace(replay=action)}
+    fakes |= {"device_seconds": lambda actions: {name: (action(), 1.0)[1] for name, action in actions.items()}}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(section, name, fake)
+    report = section.measure(cpu_per_hour=1.0)
+    assert {row[0] for row in report.rows} >= {
+        "sin, float32",
+        "amax, float64",
+        "P chosen by memory",
+        "bytes_b64, update",
+    }
+    speeds = ("hour", "share", "CPU cores")
+    assert not [str(c) for c in report.checks if not c.passed and not any(word in c.what for word in speeds)]

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from stepsmith.dsl import Kind, Program
+from stepsmith.dsl.compiled_engine import CompiledEngine
 from stepsmith.dsl.interpret import Interpreter
-from stepsmith.dsl.to_population import PopulationStep, _CEngine, _TorchEngine
+from stepsmith.dsl.to_population import PopulationStep
 from stepsmith.dsl.to_torch import compile_step, zero_states
+from stepsmith.dsl.torch_engine import TorchEngine
 
 SHAPES = ((3, 2), (), (1100,))  # one 0-d tensor, one longer than a tile of the C engine
 EQUAL = 1e-11  # relative difference that needs no excuse
@@ -147,17 +149,15 @@ def weights_after(values: np.ndarray) -> np.ndarray:
     return np.concatenate([WEIGHTS - values[: WEIGHTS.size], values[WEIGHTS.size :]])
 
 
-def run_population(programs: Sequence[Program], engine: type, dtype=torch.float64) -> list[np.ndarray]:
+def run_population(programs: Sequence[Program], engine: str, dtype=torch.float64) -> list[np.ndarray]:
     """Weights after each step (each from the step's own weights) and live states, for every program."""
 
     def copies(arrays):
         return [torch.tensor(np.stack([x] * len(programs)), dtype=dtype) for x in arrays]
 
-    runner = PopulationStep(programs, copies(STEPS[0].w))
-    if engine is _TorchEngine:
-        runner.engines = [_TorchEngine(programs, copies(STEPS[0].w))]
+    runner = PopulationStep(programs, copies(STEPS[0].w), engine=engine)
     (only,) = runner.engines
-    assert isinstance(only, engine), "needs a C compiler"
+    assert isinstance(only, TorchEngine) == (engine == "torch"), "needs a C compiler"
     rows: list[list[np.ndarray]] = [[] for _ in programs]
     for s in STEPS:
         w = copies(s.w)
@@ -170,12 +170,14 @@ def run_population(programs: Sequence[Program], engine: type, dtype=torch.float6
     return [np.concatenate(row) for row in rows]
 
 
-def population_state(engine: _CEngine | _TorchEngine, program: int, state: int, kind: Kind) -> np.ndarray:
-    if isinstance(engine, _TorchEngine):
+def population_state(
+    engine: CompiledEngine | TorchEngine, program: int, state: int, kind: Kind, shapes=SHAPES
+) -> np.ndarray:
+    if isinstance(engine, TorchEngine):
         value = engine.states[program][state]
         return flat([x.numpy() for x in (value if isinstance(value, list) else [value])])
     if kind is Kind.TENSOR:
-        each = len(SHAPES)
+        each = len(shapes)
         return flat([s[program].numpy() for s in engine.states[state * each : (state + 1) * each]])
     if kind is Kind.SCALAR:
         return np.asarray(engine.arrays["scalar_states"][program, state], np.float64)
@@ -194,7 +196,7 @@ def test_lowerings_agree_with_the_interpreter(random_programs, chunk):
     elements = excused = 0
     for start in range(0, len(programs), 50):
         some = programs[start : start + 50]
-        for program, weights in zip(some, run_population(some, _CEngine), strict=True):
+        for program, weights in zip(some, run_population(some, "c"), strict=True):
             truth = run_numpy(program)
             for got, view in ((run_torch(program), lambda values: values), (weights, weights_after)):
                 verdict = compare(program, got, view, truth)
@@ -207,15 +209,15 @@ def test_lowerings_agree_with_the_interpreter(random_programs, chunk):
 
 def test_programs_one_by_one_through_torch_agree_with_the_interpreter(random_programs):
     programs = random_programs[7::400]
-    for program, got in zip(programs, run_population(programs, _TorchEngine), strict=True):
+    for program, got in zip(programs, run_population(programs, "torch"), strict=True):
         assert not compare(program, got, weights_after).wrong.any(), str(program)
 
 
 def test_a_population_is_its_programs_bit_for_bit(random_programs):
     programs = random_programs[3::250]
-    together = run_population(programs, _CEngine)
+    together = run_population(programs, "c")
     for program, expected in zip(programs, together, strict=True):
-        (alone,) = run_population([program], _CEngine)
+        (alone,) = run_population([program], "c")
         assert alone.tobytes() == expected.tobytes(), str(program)
 
 
@@ -231,7 +233,7 @@ def test_a_wrong_lowering_would_be_seen(random_programs):
 @pytest.mark.parametrize("name", ["adamw", "program4", "lion", "sgd", "adam", "cautious", "counted"])
 def test_single_precision_stays_near(starts, name):
     truth = run_numpy(starts[name])
-    (c,), (one_by_one,) = (run_population([starts[name]], e, torch.float32) for e in (_CEngine, _TorchEngine))
+    (c,), (one_by_one,) = (run_population([starts[name]], e, torch.float32) for e in ("c", "torch"))
     for got in (c, one_by_one):
         assert np.allclose(got, weights_after(truth), rtol=2e-4, atol=1e-5, equal_nan=True)
 
@@ -245,13 +247,11 @@ def test_a_0d_parameter_keeps_its_type(starts):
         assert {x.dtype for x in [*update, *kept]} == {torch.float32}
 
 
-@pytest.mark.parametrize("engine", [_CEngine, _TorchEngine])
+@pytest.mark.parametrize("engine", ["c", "torch"])
 def test_a_state_that_keeps_w_or_g_keeps_it_when_they_are_overwritten(engine):
     program = Program.parse("def f(w, g, before, last, lr):\n return lr * (w - before) + last, w, g")
     w, g = [torch.ones(1, 2, dtype=torch.float64)], [torch.full((1, 2), 8.0, dtype=torch.float64)]
-    runner = PopulationStep([program], w)
-    if engine is _TorchEngine:
-        runner.engines = [_TorchEngine([program], w)]
+    runner = PopulationStep([program], w, engine=engine)
     seen = []
     for _ in range(3):
         runner.step(w, g)
@@ -288,6 +288,7 @@ import logging, sys, torch
 logging.basicConfig(stream=sys.stderr, format="%(message)s")
 from stepsmith.dsl import Program
 from stepsmith.dsl.to_population import PopulationStep
+from stepsmith.dsl.torch_engine import TorchEngine
 program = Program.parse(sys.argv[1])
 w = [torch.arange(6.0, dtype=torch.float64).reshape(2, 3)]
 for _ in range(2):
@@ -307,8 +308,8 @@ def test_without_a_compiler_programs_run_through_torch_after_one_notice(starts, 
         return engine, [float(x) for x in numbers], done.stderr
 
     engine, numbers, notice = run(CC="/nonexistent")
-    assert engine == "_TorchEngine"
+    assert engine == "TorchEngine"
     assert notice.count("\n") == 1 and "/nonexistent" in notice and "through torch" in notice
     compiled, same, quiet = run()
-    assert compiled == "_CEngine" and quiet == ""
+    assert compiled == "CEngine" and quiet == ""
     assert numbers == pytest.approx(same, rel=1e-14)

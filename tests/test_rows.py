@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from stepsmith.dsl import OPS, Kind, Program
+from stepsmith.dsl.c_engine import CEngine
 from stepsmith.dsl.interpret import Interpreter
-from stepsmith.dsl.to_population import PopulationStep, _CEngine
+from stepsmith.dsl.to_population import PopulationStep
 from stepsmith.dsl.to_torch import compile_step, zero_states
 
 NUMBERS = [0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1 / 3, 1e-9, -1e-9, 700.0, -700.0, 1e200, -1e200, 1e-300]
@@ -32,7 +33,7 @@ def run_all(program: Program, steps: list[tuple[np.ndarray, np.ndarray]]) -> dic
         found["torch"] = update.numpy()
     zero = torch.zeros(1, *shape, dtype=torch.float64)
     engine = PopulationStep([program], [zero])
-    if isinstance(engine.engines[0], _CEngine):
+    if isinstance(engine.engines[0], CEngine):
         for w, g in steps:
             before = torch.tensor(w)[None].clone()
             engine.step([before], [torch.tensor(g)[None]])

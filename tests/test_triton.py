@@ -31,13 +31,19 @@ def python(*args: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "which", ["row or reduction", "random", "rule", "not row and not reduction and not random and not rule"]
-)
-def test_interpreted(which):
-    """The tests of triton_checks.py, in a process in which Triton interprets."""
+CHECKS = {
+    "triton_checks.py": [
+        "row or reduction", "random", "rule", "not row and not reduction and not random and not rule",
+    ],
+    "population_checks.py": ["row or reduction or random", "not row and not reduction and not random"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "which"), [(file, which) for file, some in CHECKS.items() for which in some])
+def test_interpreted(file, which):
+    """The tests of a file, in a process in which Triton interprets."""
     output = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-k", f"test_ and ({which})",
-                    "--rootdir", str(HERE.parent), str(HERE / "triton_checks.py"), TRITON_INTERPRET="1")  # fmt: skip
+                    "--rootdir", str(HERE.parent), str(HERE / file), TRITON_INTERPRET="1")  # fmt: skip
     assert " passed" in output and "failed" not in output and "skipped" not in output
 
 
@@ -134,6 +140,31 @@ def test_compiled_for_a_gpu(tmp_path):
     assert {name for name, _ in wide} == set(RULES)
 
 
+COMPILES_POPULATION = """
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from stepsmith.dsl.encode import TILE
+from stepsmith.dsl.population_kernel import step
+from stepsmith.dsl.triton_engine import OPTIONS
+
+for real in (tl.float32, tl.float64):
+    signature, constants = {}, {"real": real, "block": TILE}
+    for name in step.arg_names:
+        kind = "i32" if name in ("count", "rows", "tensors", "kept", "local") else "*i32"
+        signature[name] = "constexpr" if name in constants else {"places": "*i64", "sums": "*fp64"}.get(name, kind)
+    places = {(i,): constants[name] for i, name in enumerate(step.arg_names) if name in constants}
+    made = triton.compile(ASTSource(step, signature, places, {}), GPUTarget("cuda", 90, 32), OPTIONS)
+    print(real, len(made.asm["cubin"]))
+"""
+
+
+def test_the_interpreter_of_populations_compiles_for_a_gpu(tmp_path):
+    """For both precisions."""
+    output = python("-c", COMPILES_POPULATION, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
+    assert [line.split()[0] for line in output.splitlines()] == ["fp32", "fp64"]
+
+
 @pytest.mark.parametrize("program", ZOO, ids=lambda program: program.name)
 def test_the_text_is_as_a_formatter_leaves_it(program):
     text = triton_source(program, {v: program.name_of(v) for v in range(program.first_hyper, program.first_local)})
@@ -148,8 +179,9 @@ def test_what_is_no_kernel_is_refused():
         triton_source(Program.parse("def f(w, g, lr, noise):\n return lr * (g + noise)"), {})
 
 
-def test_the_measurements_need_a_gpu():
+@pytest.mark.parametrize("section", ["small", "population"])
+def test_the_measurements_need_a_gpu(section):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(HERE.parent / "benchmarks" / "gpu.py"), "--section", "small"]
+    command = [sys.executable, str(HERE.parent / "benchmarks" / "gpu.py"), "--section", section]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "benchmarks/gpu.py needs a CUDA device\n")
+    assert (done.returncode, done.stdout) == (1, f"{section}: skipped, benchmarks/gpu.py needs a CUDA device\n")

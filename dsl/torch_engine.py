@@ -1,0 +1,40 @@
+"""The engine of populations for programs that the compiled engines do not know: their torch forms, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .program import Program
+from .to_torch import compile_step, zero_states
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TorchEngine:
+    """The torch forms of some of the programs, each on its own slice."""
+
+    def __init__(
+        self, programs: Sequence[Program], params: Sequence[Tensor], which: Sequence[int] | None = None,
+        roles: Sequence[str] | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.which = list(range(len(programs)) if which is None else which)
+        self.steps = [compile_step(programs[i], roles, seed) for i in self.which]
+        self.states = [zero_states(programs[i], [w[i] for w in params], roles) for i in self.which]
+
+    def step(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], schedule: Any, t: int, progress: float,
+        oracles: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """One step in place."""
+        for number, (index, step) in enumerate(zip(self.which, self.steps, strict=True)):
+            w, g = [p[index] for p in params], [x[index] for x in grads]
+            given = {name: _slice(value, index) for name, value in (oracles or {}).items()}
+            update, self.states[number] = step(w, g, self.states[number], float(schedule[index]), t, progress, given)
+            for p, u in zip(w, update, strict=True):
+                p.sub_(u)
+
+
+def _slice(value: Any, index: int) -> Any:
+    return [x[index] for x in value] if isinstance(value, list) else value[index]
