@@ -10,15 +10,16 @@ import torch
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def available(device: torch.device) -> int:
+def available(device: torch.device | str) -> int:
     """Bytes that can still be allocated on a device.
 
     On a GPU what the driver calls free, and what torch holds and does not use. On a CPU what the system calls
     available, or what a cgroup leaves of its limit where that is less.
 
-    >>> available(torch.device("cpu")) > 0
+    >>> available("cpu") > 0
     True
     """
+    device = torch.device(device)
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held

@@ -115,9 +115,12 @@ def make_executor(
     if workers == 0:
         raise ExecutorError(f"the executor {kind} needs a worker; leave out --workers 0")
     if kind == "processes":
+        from .available import available
         from .processes import Processes
 
-        return Processes(workers or default_workers(), timeout, work)
+        count = workers or default_workers()
+        # CUDA maps more than it takes, so that a bound there would bound nothing that is used.
+        return Processes(count, timeout, work, available("cpu") // count if device == "cpu" else None)
     from .ray_actors import RayActors
 
     return RayActors(workers, address, timeout, gpus, work, device)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .executors import Report, Work, report_of
@@ -17,10 +18,14 @@ from .fitness import Job, evaluate
 
 
 class Processes:
-    """`workers` processes, each on one torch thread; one that takes longer than `timeout` seconds is killed."""
+    """`workers` processes, each on one torch thread; one that takes longer than `timeout` seconds is killed.
 
-    def __init__(self, workers: int, timeout: float = 600.0, work: Work = evaluate) -> None:
-        self.workers, self.timeout, self.work = workers, timeout, work
+    Each may allocate `memory` bytes, so that a program that wants all memory fails in its worker and leaves the others
+    alone. None sets no bound; there is none on systems other than Linux either.
+    """
+
+    def __init__(self, workers: int, timeout: float = 600.0, work: Work = evaluate, memory: int | None = None) -> None:
+        self.workers, self.timeout, self.work, self.memory = workers, timeout, work, memory
         self.pool = self._new_pool()
 
     def _new_pool(self) -> Any:
@@ -30,7 +35,7 @@ class Processes:
         return ProcessPool(
             max_workers=self.workers,
             initializer=_start_worker,
-            initargs=[os.getpid()],
+            initargs=[os.getpid(), self.memory],
             context=multiprocessing.get_context("spawn"),
         )
 
@@ -77,11 +82,13 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(parent: int) -> None:
-    """One torch thread; gone when the parent is gone, even by kill -9."""
+def _start_worker(parent: int, memory: int | None) -> None:
+    """One torch thread and bounded memory; gone when the parent is gone, even by kill -9."""
     from .train import use_one_thread
 
+    _die_with_parent()
     use_one_thread()
+    _bound_memory(memory)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -89,3 +96,24 @@ def _start_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """On Linux the system sees to it: a worker that is stopped cannot watch."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        set_parent_death_signal = 1  # of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _bound_memory(memory: int | None) -> None:
+    """Bounds what this process allocates; and should the system still run out, it ends a worker before its driver."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")

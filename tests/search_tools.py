@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
 import sqlite3
@@ -15,6 +17,7 @@ from typing import Any
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Executor, Inline
 from stepsmith.evaluator.fitness import Job, Score, evaluate
+from stepsmith.evaluator.processes import Processes
 from stepsmith.search.config import SearchConfig, Stage, read_config
 from stepsmith.search.ledger import Ledger
 from stepsmith.search.population import Fold
@@ -176,3 +179,51 @@ def stopping(job: Job) -> list[Score]:
     if _meets_guilty(job):
         os.kill(os.getpid(), signal.SIGSTOP)
     return evaluate(job)
+
+
+# --- many faults in one run: what a plan says becomes of each job -------------------------------------------
+
+PLAN = "STEPSMITH_TEST_PLAN"  # names a folder: faults.json by number of job, poison.json, and the count of jobs
+
+
+def plagued(job: Job) -> list[Score]:
+    """Does the job, unless the plan has a fault for it, or it holds a program that kills."""
+    plan = Path(os.environ[PLAN])
+    number = _next_number(plan / "count")
+    fault = json.loads((plan / "faults.json").read_text()).get(str(number))
+    poison = json.loads((plan / "poison.json").read_text())
+    if fault == "killed" or any(str(program) in poison for program in job.programs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if fault == "balloon":
+        balloon = []
+        while True:
+            balloon.append(bytearray(2**26))
+    if fault == "raised":
+        raise RuntimeError("by the plan")
+    return evaluate(job)
+
+
+def _next_number(path: Path) -> int:
+    """Counts calls of all processes."""
+    with open(path, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(".")
+        return file.tell()
+
+
+def drive(folder: str, timeout: float) -> None:
+    """Begins or goes on with a run under `plagued`: what the command line does, with work of ours."""
+    run = Path(folder, "run")
+    if (run / "ledger.sqlite").exists():
+        ledger, config, _ = open_run(run)
+    else:
+        config = read_config(Path(folder, "search.toml"), {"start": (f"{folder}/momentum.opt",)})
+        ledger = create_run(run, config)
+    executor = Processes(2, timeout, plagued, memory=2**31)
+    with closing(ledger):
+        try:
+            run_search(ledger, config, Dispatcher(executor))
+        finally:
+            executor.close()
