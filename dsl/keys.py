@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .flow import Flow, Node, flow
-from .interpret import Part, Value
 from .kind import Kind
 from .ops import OPS
-from .probe import TYPICAL, probe, shapes_of, views
+from .probe import TYPICAL, shapes_of
 from .program import FIRST, LR, Arg, Const, Program
 from .simplify.algebra import TooLarge
 from .simplify.form import SHAPE, magnitude
 from .simplify.states import normal_form
+from .trace import Trace, trace
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -143,91 +143,70 @@ def _alone(program: Program) -> Behaviour:
     """The behaviour of a program without its route; of a schedule, which moves nothing, its text."""
     if program.schedule:
         return Behaviour(structural_key(program), float("nan"), finite=False, blind=False)
-    shapes = shapes_of(program)
-    runner = _Witness(program, shapes)
-    updates = [runner.step(*step) for step in probe(shapes)]
-    flat = np.stack([np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in step]) for step in updates])
+    seen = trace(program, shapes_of(program))
+    flat = seen.updates
     typical, good = flat[list(TYPICAL)], np.isfinite(flat)
     with np.errstate(all="ignore"):
         rms = float(np.sqrt(np.mean(typical * typical)))
-        bends, blind = runner.report()
+        bends, blind = _report(seen)
     finite = bool(good[list(TYPICAL)].all())
-    asked = [pair for pair in program.periods if runner.flow.reads(pair[0])]
-    counted = [*sorted(bends), *map(repr, _codecs(program, runner.flow)), *map(repr, asked)]
+    asked = [pair for pair in program.periods if seen.flow.reads(pair[0])]
+    counted = [*sorted(bends), *map(repr, _codecs(program, seen.flow)), *map(repr, asked)]
     digest = _digest(_rounded(flat, _first(flat), _DIGITS) + repr(counted).encode())
     return Behaviour(digest, rms if finite else float("nan"), finite, blind or bool(good.mean() < 0.5))
 
 
-class _Witness(Part):
-    """An interpreter that keeps what the probe could overlook."""
+def _hides(live: Flow, node: Node) -> bool:
+    """Whether what a node does at some arguments may not show at others."""
+    if node.op not in ("divide", "reciprocal"):
+        return node.op not in _PLAIN
+    divisor = live.node(node.args[-1])  # t - 5 may be 0, and the eps of a sum may show there alone
+    return divisor is not None and (divisor.kind is Kind.GLOBAL or divisor.op in ("add", "subtract"))
 
-    def __init__(self, program: Program, shapes: tuple[tuple[int, ...], ...]) -> None:
-        super().__init__(program, views(shapes))
-        self.seen: dict[Node, list[tuple[list[Value], Value]]] = {}  # arguments and result, step by step
-        self.watched = {node for node in self.flow.nodes if self._hides(node)}
-        self.silent = set(self.flow.nodes) - _zero_nodes(self.flow)  # nodes that were 0 everywhere so far
 
-    def _hides(self, node: Node) -> bool:
-        """Whether what a node does at some arguments may not show at others."""
-        if node.op not in ("divide", "reciprocal"):
-            return node.op not in _PLAIN
-        divisor = self.flow.node(node.args[-1])  # t - 5 may be 0, and the eps of a sum may show there alone
-        return divisor is not None and (divisor.kind is Kind.GLOBAL or divisor.op in ("add", "subtract"))
+def _report(seen: Trace) -> tuple[set[str], bool]:
+    """What counts about the nodes beside what they add to the update, and whether the probe is blind.
 
-    def _apply(self, node: Node, args: list[Value]) -> Value:
-        result = super()._apply(node, args)
-        if node in self.silent and _flat([result]).any():
-            self.silent.remove(node)
-        if node in self.watched:
-            self.seen.setdefault(node, []).append((args, result))
-        return result
+    It is when a node was 0 throughout, when a jump showed one of its sides in fewer than two steps, or when two jumps
+    that are not one always went the same way, so that one hides the other.
+    """
+    bends: set[str] = set()
+    paths: dict[tuple[int, str], Floats] = {}  # by numbers a step and what counts
+    zero = _zero_nodes(seen.flow)
+    blind = any(node not in zero and not found.any() for node, found in zip(seen.flow.nodes, seen.results, strict=True))
+    for node, args, result in zip(seen.flow.nodes, seen.arguments, seen.results, strict=True):
+        if not _hides(seen.flow, node):
+            continue
+        shown = _bend(node, args)
+        bends |= shown
+        path = _path(seen.flow, node, args, result)
+        if path is None:
+            continue
+        sides = min(side.any(axis=1).sum() for side in (path > 0, path < 0))
+        if sides < 2 and node.op not in ("sqrt", "cbrt", "power"):
+            blind = True
+        elif sides:
+            paths[path.shape[1], min(shown, default="")] = path
+    for x in paths.values():
+        others = [y for y in paths.values() if y is not x and y.shape == x.shape]
+        blind = blind or any(min((x * y > 0).sum(), (x * y < 0).sum()) < 2 for y in others)
+    return bends, blind
 
-    def report(self) -> tuple[set[str], bool]:
-        """What counts about the nodes beside what they add to the update, and whether the probe is blind.
 
-        It is when a node was 0 throughout, when a jump showed one of its sides in fewer than two steps, or
-        when two jumps that are not one always went the same way, so that one hides the other.
-        """
-        bends: set[str] = set()
-        paths: dict[tuple[int, str], Floats] = {}  # by numbers a step and what counts
-        blind = bool(self.silent)
-        for node, steps in self.seen.items():
-            shown = _bend(node, steps)
-            bends |= shown
-            path = self._path(node, steps)
-            if path is None:
-                continue
-            sides = min(side.any(axis=1).sum() for side in (path > 0, path < 0))
-            if sides < 2 and node.op not in ("sqrt", "cbrt", "power"):
-                blind = True
-            elif sides:
-                paths[path.shape[1], min(shown, default="")] = path
-        for x in paths.values():
-            others = [y for y in paths.values() if y is not x and y.shape == x.shape]
-            blind = blind or any(min((x * y > 0).sum(), (x * y < 0).sum()) < 2 for y in others)
-        return bends, blind
-
-    def _path(self, node: Node, steps: list[tuple[list[Value], Value]]) -> Floats | None:
-        """Which way a jump or bend went, 1 or -1 (0: on the edge), by step and element; None where none is."""
-        if node.op in _COMPARE:
-            return np.stack([2 * _flat([result]) - 1 for _, result in steps])
-        if node.op == "where":
-            condition = self.flow.node(node.args[0])
-            if condition is not None and condition.op in _COMPARE:
-                return None  # told by the comparison
-            return np.stack([2.0 * (_flat(args[:1]) != 0) - 1 for args, _ in steps])
-        if node.op in ("max", "min"):
-            return np.stack([self._larger(*args) for args, _ in steps])
-        if node.op in ("sign", "abs", "sqrt", "cbrt", "power"):
-            return np.stack([np.sign(_flat(args[:1])) for args, _ in steps])
-        return None
-
-    def _larger(self, x: Value, y: Value) -> Floats:
-        """1 where x > y, -1 where x < y, else 0."""
-        if not isinstance(x, list) and not isinstance(y, list):
-            return np.array([float(x > y) - float(x < y)])
-        pairs = zip(*(a if isinstance(a, list) else [a] * self.count for a in (x, y)), strict=True)
-        return _flat([[np.greater(a, b).astype(np.float64) - np.less(a, b) for a, b in pairs]])
+def _path(live: Flow, node: Node, args: Sequence[Floats], result: Floats) -> Floats | None:
+    """Which way a jump or bend went, 1 or -1 (0: on the edge), by step and element; None where none is."""
+    if node.op in _COMPARE:
+        return 2 * result - 1
+    if node.op == "where":
+        condition = live.node(node.args[0])
+        if condition is not None and condition.op in _COMPARE:
+            return None  # told by the comparison
+        return 2.0 * (args[0] != 0) - 1
+    if node.op in ("max", "min"):
+        return np.greater(*args).astype(np.float64) - np.less(*args)
+    if node.op in ("sign", "abs", "sqrt", "cbrt", "power"):
+        return np.sign(args[0])
+    return None
 
 
 def _zero_nodes(live: Flow) -> set[Node]:
@@ -249,15 +228,9 @@ def _zero_nodes(live: Flow) -> set[Node]:
         idle = still
 
 
-def _flat(values: Sequence[Value]) -> Floats:
-    """Values of any kind as one vector."""
-    parts = [x for value in values for x in (value if isinstance(value, list) else [value])]
-    return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in parts])
-
-
-def _bend(node: Node, steps: list[tuple[list[Value], Value]]) -> set[str]:
+def _bend(node: Node, args: Sequence[Floats]) -> set[str]:
     """What counts about a node beside what it adds to the update: its arguments, or where they are 0."""
-    columns = [_flat([args[i] for args, _ in steps]) for i in range(len(node.args))]
+    columns = [np.ravel(arg) for arg in args]
     if node.op in _ZEROS:
         return set(_zeros(node, columns))
     if node.op in _COMPARE or node.op in _CHOOSE or node.op == "amax":
