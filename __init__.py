@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .discovered.roles import role_groups as role_groups
     from .dsl import Program as Program
+    from .dsl.roles import role_groups as role_groups
     from .search.found import load_any
 
     load = load_any
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "Program": ("dsl", "Program"),
     "load": ("search.found", "load_any"),
-    "role_groups": ("discovered.roles", "role_groups"),
+    "role_groups": ("dsl.roles", "role_groups"),
 }
 _FOLDERS = ("discovered", "dsl", "evaluator", "proxies", "report", "search")
 
