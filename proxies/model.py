@@ -158,9 +158,12 @@ class Population:
 
     def _slices(self, tensors: Sequence[Tensor], batch: Batch) -> list[tuple[Tensor, ...]]:
         """Each tensor cut along the population."""
-        first = tensors[0]
-        size = len(first) if first.is_cuda else max(1, _CACHE // self.bytes_per_copy(batch))
+        size = self.copies_at_once(tensors[0], batch)
         return [t.split(size) for t in tensors]
+
+    def copies_at_once(self, like: Tensor, batch: Batch) -> int:
+        """The size of a slice: on a CPU what fits the cache, on CUDA the whole population."""
+        return len(like) if like.is_cuda else max(1, _CACHE // self.bytes_per_copy(batch))
 
 
 class _Loss(torch.autograd.Function):
