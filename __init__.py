@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .dsl import Program as Program
     from .dsl.roles import role_groups as role_groups
+    from .evaluator.smoketest import smoketest_task as smoketest_task
     from .proxies import Batch as Batch
     from .proxies import Examples as Examples
     from .proxies import Task as Task
@@ -27,6 +28,7 @@ _NAMES = {
     "Task": ("proxies", "Task"),
     "load": ("search.found", "load_any"),
     "role_groups": ("dsl.roles", "role_groups"),
+    "smoketest_task": ("evaluator.smoketest", "smoketest_task"),
     "task_of_module": ("proxies", "task_of_module"),
 }
 _FOLDERS = ("discovered", "dsl", "evaluator", "proxies", "report", "search")
