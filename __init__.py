@@ -7,8 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .discovered.roles import role_groups as role_groups
     from .dsl import Program as Program
+    from .dsl.roles import role_groups as role_groups
+    from .evaluator.smoketest import smoketest_task as smoketest_task
+    from .proxies import Batch as Batch
+    from .proxies import Examples as Examples
+    from .proxies import Task as Task
+    from .proxies import task_of_module as task_of_module
     from .search.found import load_any
 
     load = load_any
@@ -17,9 +22,14 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it, and its name there.
 _NAMES = {
+    "Batch": ("proxies", "Batch"),
+    "Examples": ("proxies", "Examples"),
     "Program": ("dsl", "Program"),
+    "Task": ("proxies", "Task"),
     "load": ("search.found", "load_any"),
-    "role_groups": ("discovered.roles", "role_groups"),
+    "role_groups": ("dsl.roles", "role_groups"),
+    "smoketest_task": ("evaluator.smoketest", "smoketest_task"),
+    "task_of_module": ("proxies", "task_of_module"),
 }
 _FOLDERS = ("discovered", "dsl", "evaluator", "proxies", "report", "search")
 

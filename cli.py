@@ -1,4 +1,7 @@
-"""The command line: search, inspect, simplify, export, list. Heavy libraries are imported when a command runs."""
+"""The command line: search, tune, smoketest, inspect, simplify, export, list.
+
+Heavy libraries are imported when a command runs.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _PROGRAM = "A name, an .opt file, RUN:best, RUN:CHILD, or a transform of one: cautious(lion)."
+_TASK = "A name, or a class of a file: my_task.py:MyTask."
 
 
 class _Group(TyperGroup):
@@ -95,6 +99,13 @@ def search(
     config: Annotated[
         Path | None, typer.Option(help="TOML file with all that children depend on; the README shows its keys.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Task to train on, in place of bytes_b64; repeatable. {_TASK}"),
+    ] = None,
+    held_out: Annotated[
+        list[str] | None, typer.Option(help="Task that the search never trains on, for the end; repeatable.")
+    ] = None,
     strategy: Annotated[str | None, typer.Option(help="evolution, random or constants.")] = None,
     space: Annotated[
         str | None, typer.Option(help="Ops that mutation may write: lion45, elementwise or matrix.")
@@ -131,12 +142,13 @@ def search(
 
     console = Console()
     given = {"start": tuple(start) if start else None, "strategy": strategy, "space": space, "seed": seed,
-             "steps": steps}  # fmt: skip
+             "steps": steps, "held_out": tuple(held_out) if held_out else None}  # fmt: skip
     wanted: dict[str, Any] = {"kind": executor, "timeout": timeout, "address": address, "gpus": gpus, "device": device}
     with ExitStack() as stack:
         if resume is not None:
-            named = {"from" if n == "start" else n: v for n, v in given.items()} | {"config": config, "out": folder}
-            if set_ := [f"--{n}" for n, v in named.items() if v is not None]:
+            named: dict[str, object] = {"from" if n == "start" else n: v for n, v in given.items()}
+            named |= {"config": config, "out": folder, "task": task}
+            if set_ := [f"--{n.replace('_', '-')}" for n, v in named.items() if v is not None]:
                 raise ConfigError(f"--resume goes on with the run's own configuration; leave out {', '.join(set_)}")
             ledger, settings, changed = open_run(resume, device)
             stack.callback(ledger.close)
@@ -145,7 +157,7 @@ def search(
             folder, pool = resume, make_executor(_workers(workers, settings, executor), **wanted)
             stack.callback(pool.close)
         else:
-            settings = read_config(config, given)
+            settings = read_config(config, given, task or ())
             pool = make_executor(_workers(workers, settings, executor), **wanted)  # before there is a folder
             stack.callback(pool.close)
             folder = folder or _next_folder()
@@ -173,6 +185,71 @@ def _next_folder() -> Path:
     while (path := Path("runs", str(number))).exists():
         number += 1
     return path
+
+
+@app.command()
+def tune(
+    task: Annotated[str, typer.Argument(help=_TASK)],
+    horizons: Annotated[
+        str | None, typer.Option(help="Shares of the task's budget [default: 1/8,1/4,1/2,1,2,4; quick: 1/8,1/4,1,2].")
+    ] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Random draws at each horizon [default: 64].")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A first try, an eighth of the work.")] = False,
+) -> None:
+    """Tune AdamW on a task at several horizons: the curve that a search on it measures programs by."""
+    from dataclasses import replace
+
+    from .evaluator.curve import HORIZONS
+    from .evaluator.executors import default_workers
+    from .evaluator.make_curve import QUICK, QUICK_HORIZONS, WHOLE, make_curve
+    from .proxies import full_name
+    from .proxies import task as task_named
+
+    budget = QUICK if quick else WHOLE
+    budget = budget if first is None else replace(budget, first=first)
+    shares = _shares(horizons) if horizons is not None else QUICK_HORIZONS if quick else HORIZONS
+    shown = task_named(full_name(task))
+    try:
+        make_curve(
+            shown,
+            budget,
+            shares,
+            default_workers() if workers is None else workers,
+            lambda text: print(text, flush=True),
+        )
+    except KeyboardInterrupt:
+        print("interrupted: all finished horizons are saved; the same command goes on from there")
+        sys.exit(130)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Fractions or decimals between commas."""
+    from fractions import Fraction
+
+    from .search.config import ConfigError
+
+    try:
+        shares = tuple(float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        shares = ()
+    if not shares or min(shares) <= 0:
+        raise ConfigError(f"--horizons takes shares of the budget between commas, as 1/8,1/4,1, and not {text!r}")
+    return shares
+
+
+@app.command()
+def smoketest(
+    task: Annotated[str, typer.Argument(help=_TASK)],
+) -> None:
+    """Look a task over: shapes, determinism, gradient, copies together and alone, and what a step costs."""
+    from .evaluator.smoketest import looks
+    from .evaluator.train import use_one_thread
+    from .proxies import full_name
+
+    use_one_thread()
+    for name, found in looks(full_name(task)):
+        print(f"{name:12} {found}", flush=True)
 
 
 @app.command()

@@ -190,7 +190,7 @@ class _Writer:
         modules = ["dsl.dynamic_tree", "dsl.torch_codecs"] if codecs else []
         modules += ["discovered.optimizer"]
         modules += ["dsl.compile_c", "discovered.fused_step"] if self.fused else []
-        modules += ["dsl.parameter", "discovered.by_role", "discovered.roles"] if self.by_role else []
+        modules += ["dsl.parameter", "discovered.by_role", "dsl.roles"] if self.by_role else []
         return modules + (["discovered.sampled"] if self.samples else [])
 
     # --- what the file is -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     ROUNDING = 6
     PROBE = 7
     LABELS = 8
+    MODULE = 9
 
 
 def philox(seed: int, step: int = 0, stream: Stream = Stream.BATCH, tensor: int = 0) -> np.random.Philox:

@@ -1,17 +1,20 @@
 """The AdamW curve of a task: tuned AdamW's final loss at horizons from 1/8 to 4 times the budget.
 
 Each horizon is a run with full decay at its own tuned settings; a candidate's loss is read off the curve as
-AdamW-equivalent steps. Made by `benchmarks/tune.py` in a checkout, stored as small text in `proxies/curves`.
+AdamW-equivalent steps. Made by `stepsmith tune`, stored as small text in `proxies/curves`, or beside the file that
+defines the task.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -124,13 +127,25 @@ def parse(lines: Iterable[str]) -> Curve:
     return Curve(name, fingerprint, tuple(sorted(points, key=lambda p: p.steps)))
 
 
+def curve_path(task: Task) -> Path:
+    """Where the curve of a task is stored: for a task of a file, beside it.
+
+    >>> from ..proxies import task
+    >>> curve_path(task("bytes")).name
+    'bytes.jsonl'
+    """
+    if task.file:
+        file = Path(task.file)
+        return file.with_name(f"{file.stem}.{task.name.rpartition(':')[2]}.curve.jsonl")
+    return Path(str(resources.files("stepsmith.proxies").joinpath("curves", f"{task.name}.jsonl")))
+
+
 @cache
 def curve_of(task: Task) -> Curve:
     """The stored curve of a task. Raises NoCurve when there is none, or it was made on other data or settings."""
-    path = resources.files("stepsmith.proxies").joinpath("curves", f"{task.name}.jsonl")
-    command = f"python benchmarks/tune.py {task.name}"
+    command = f"stepsmith tune {shlex.quote(task.name)}"
     try:
-        curve = parse(path.read_text("utf-8").splitlines())
+        curve = parse(curve_path(task).read_text("utf-8").splitlines())
     except FileNotFoundError:
         raise NoCurve(f"task {task.name!r} has no AdamW curve; make one: {command}") from None
     if curve.fingerprint != task.fingerprint():

@@ -56,8 +56,8 @@ class Replay:
 
     @staticmethod
     def of(gradients: Gradients, engine: PopulationStep) -> Replay | None:
-        """None where steps cannot be replayed: a CPU, or a program that runs in torch (as all with oracles do)."""
-        possible = gradients.params[0].device.type in RECORDERS and engine.replayable
+        """None where steps cannot be: on a CPU, of a module, of a program in torch (as all with oracles are)."""
+        possible = gradients.params[0].device.type in RECORDERS and engine.replayable and gradients.model.replayable
         return Replay(gradients, engine) if possible else None
 
     def __call__(
@@ -66,10 +66,10 @@ class Replay:
         """One step, in place."""
         self.engine.write_numbers(schedule, t, progress)
         if self.replay is None or self.batch is None:
-            self.batch = Batch(*(x.to(self.device, copy=True) for x in batch))
+            self.batch = batch.map(lambda x: x.to(self.device, copy=True))
             self.replay = RECORDERS[self.device.type](self._step, self.device)
             return
-        for kept, x in zip(self.batch, batch, strict=True):
+        for kept, x in zip(self.batch.tensors(), batch.tensors(), strict=True):
             kept.copy_(x)
         self.replay()
 

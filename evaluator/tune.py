@@ -17,7 +17,8 @@ from numpy.random import Generator
 from ..dsl import Program
 from ..proxies import Task
 from .curve import Point
-from .train import Outcome, Run, train
+from .train import Run
+from .trainer import Trainer
 
 Settings = dict[str, float | str]
 
@@ -53,6 +54,10 @@ class Budget:
     rounds: int = 2  # local rounds around the best so far, one seed each
     each: int = 32
     finalists: int = 12  # re-run on all PICK_SEEDS
+
+    def runs(self) -> int:
+        """Runs in all."""
+        return self.first + self.rounds * self.each + self.finalists * len(PICK_SEEDS)
 
 
 def ranges_of(program: Program, peak: float) -> Ranges:
@@ -152,39 +157,36 @@ def tune(
     near: Sequence[Settings] = (),
     ranges: Ranges = ADAMW_RANGES,
     tell: Callable[[str], None] = lambda text: None,
+    trainer: Trainer | None = None,
 ) -> tuple[Point, list[Settings]]:
     """The tuned program at a horizon, and the settings of its finalists, best first.
 
     `near`: good settings of a neighbouring horizon; half of the first draws are nudges of these. `ranges`: of the
-    program's hyperparameters, see `ranges_of`.
+    program's hyperparameters, see `ranges_of`. `trainer`: what trains, by default this process.
     """
+    trainer = trainer or Trainer(task)
     tried: list[tuple[float, Settings]] = []
     runs = 0
 
-    def measure(settings: Sequence[Settings], seed: int) -> list[float]:
+    def measure(settings: Sequence[Settings], *seeds: int) -> list[list[float]]:
         nonlocal runs
-        runs += len(settings)
-        return losses(train(task, [as_run(program, s) for s in settings], seed, steps))
+        runs += len(settings) * len(seeds)
+        return trainer.losses([([as_run(program, s) for s in settings], seed) for seed in seeds], steps)
 
     known = [nudge(near[i % len(near)], random, ranges=ranges) for i in range(budget.first // 2)] if near else []
     first = [*near, *known, *(draw(random, ranges) for _ in range(budget.first - len(known) - len(near)))]
-    tried += zip(measure(first, PICK_SEEDS[0]), first, strict=True)
+    tried += zip(*measure(first, PICK_SEEDS[0]), first, strict=True)
     for number in range(budget.rounds):
         best = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: 8 >> number]]
         more = [nudge(best[i % len(best)], random, 0.7**number, ranges) for i in range(budget.each)]
-        tried += zip(measure(more, PICK_SEEDS[0]), more, strict=True)
+        tried += zip(*measure(more, PICK_SEEDS[0]), more, strict=True)
         tell(f"{task.name} {steps} steps, round {number + 1}: {min(loss for loss, _ in tried):.4f} nats")
     finalists = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: budget.finalists]]
-    means = np.mean([measure(finalists, seed) for seed in PICK_SEEDS], axis=0)
+    means = np.mean(measure(finalists, *PICK_SEEDS), axis=0)
     order = [finalists[i] for i in np.argsort(means)]
-    shown = [losses(train(task, [as_run(program, order[0])], seed, steps))[0] for seed in SHOWN_SEEDS]
     best_run = as_run(program, order[0])
+    shown = [loss for (loss,) in trainer.losses([([best_run], seed) for seed in SHOWN_SEEDS], steps)]
     point = Point(steps, tuple(shown), SHOWN_SEEDS, str(best_run.program), float(order[0]["schedule.warmup"]),
                   str(order[0]["schedule.decay"]), runs)  # fmt: skip
     tell(f"{task.name} {steps} steps: {point.loss:.4f} nats on fresh seeds, {order[0]}")
     return point, order
-
-
-def losses(outcomes: Sequence[Outcome]) -> list[float]:
-    """Final losses in nats; a failed run counts as infinitely bad."""
-    return [math.inf if o.failed else o.loss for o in outcomes]

@@ -39,7 +39,7 @@ def subtract_targets(probs: Tensor, targets: Tensor, scratch: Workspace) -> Tens
 def sample_targets(probs: Tensor, uniform: Tensor) -> Tensor:
     """Labels (P, N) drawn from probabilities (P, N, V) by inversion of numbers (N,) from [0, 1)."""
     below = probs.cumsum(-1) <= uniform.to(probs)[:, None]
-    return below.sum(-1).clamp_(max=probs.shape[-1] - 1)
+    return below.sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
 def _positions(targets: Tensor, symbols: int, scratch: Workspace) -> Tensor:

@@ -44,6 +44,11 @@ class Model(Protocol):
         """Whether its targets are labels that can be drawn from its prediction."""
         ...
 
+    @property
+    def replayable(self) -> bool:
+        """Whether its pass does the same work on every batch of one shape, without asking Python."""
+        ...
+
     def init(self, seed: int) -> list[Tensor]:
         """One copy, float32 on the CPU, a function of the seed alone."""
         ...
@@ -91,10 +96,13 @@ class Population:
     """Base of the models: cuts a population into slices that fit the cache, and joins autograd.
 
     A model gives `one_pass` (or its own `forward` and `gradients_into`) for one slice, and `bytes_per_copy`.
-    `classifies` says whether its targets are labels that can be drawn from its prediction.
+    `classifies` says whether its targets are labels that can be drawn from its prediction, `cache` how many bytes the
+    copies of a slice may take on a CPU, `replayable` whether its pass can be part of a CUDA graph.
     """
 
     classifies: ClassVar[bool] = True
+    cache: ClassVar[int] = _CACHE
+    replayable: ClassVar[bool] = True
 
     def init(self, seed: int) -> list[Tensor]:
         """One copy, float32 on the CPU, a function of the seed alone."""
@@ -121,12 +129,12 @@ class Population:
 
     def pass_bytes(self, batch: Batch) -> int:
         """What a forward and backward pass takes for each copy of its slice in float32, in bytes."""
-        return _pass_bytes(self, tuple((tuple(x.shape), x.dtype) for x in batch))
+        return _pass_bytes(self, tuple((tuple(x.shape), x.dtype) for x in batch.tensors()))
 
     def slice_size(self, copies: int, batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
         """How many copies run through a pass at once: on a CPU what fits the cache, on a GPU its share of memory."""
         if device.type != "cuda":
-            return max(1, _CACHE // self.bytes_per_copy(batch))
+            return max(1, self.cache // self.bytes_per_copy(batch))
         each = self.pass_bytes(batch) * dtype.itemsize // 4
         most = max(1, int(_SHARE * _device_bytes(device)) // each)
         return -(-copies // -(-copies // most))  # slices of about one size
@@ -195,7 +203,8 @@ class Population:
 @cache
 def _pass_bytes(model: Population, shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> int:
     """Measured on the CPU: what scratch grows by with a copy, and two fresh tensors of the largest size beside it."""
-    batch, taken = Batch(*(torch.zeros(shape, dtype=dtype) for shape, dtype in shapes)), []
+    (x, y), taken = (torch.zeros(shape, dtype=dtype) for shape, dtype in shapes), []
+    batch = Batch(x, y)
     for copies in (1, 2):
         params = stack(model.init(0), copies)
         with torch.no_grad(), apart() as scratch:

@@ -1,4 +1,4 @@
-"""The tasks by name."""
+"""The tasks by name: the proxies here, and those in files of the user's own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from .digits import Digits
 from .mlp import MLP
 from .quadratic import Linear, Regression
 from .task import Task
+from .task_error import TaskError
+from .task_file import absolute, file_task, is_file_name
 from .text import Text
 from .transformer import Transformer
 
 
-class UnknownTask(LookupError):
+class UnknownTask(TaskError):
     """A task name that nothing answers to."""
 
 
@@ -49,10 +51,11 @@ def tasks() -> tuple[str, ...]:
 
 
 def task(name: str) -> Task:
-    """The task of a name.
+    """The task of a name, or that a file defines: `path/my_task.py:MyTask`.
 
     Raises:
         UnknownTask: One line, with the nearest name.
+        TaskError: One line: what is wrong with the file.
 
     >>> task("bytes").held_out
     ('bytes_split', 'bytes_wide', 'bytes_code')
@@ -60,6 +63,18 @@ def task(name: str) -> Task:
     Traceback (most recent call last):
     stepsmith.proxies.registry.UnknownTask: unknown task 'byte': did you mean 'bytes'?
     """
+    if is_file_name(name):
+        return file_task(name)
     if name not in _BY_NAME:
         raise UnknownTask(f"unknown task {name!r}: {did_you_mean(name, _BY_NAME)}")
     return _BY_NAME[name]
+
+
+def full_name(name: str) -> str:
+    """A task's name as it holds in any folder and process; raises what `task` does.
+
+    >>> full_name("bytes")
+    'bytes'
+    """
+    task(name)
+    return absolute(name) if is_file_name(name) else name

@@ -23,6 +23,8 @@ class Task:
         warmup: Share of the steps that warm up.
         decay: Shape of the decay; see `schedule`.
         held_out: Names of the tasks that stand for this one's unseen data, width and text; never searched on.
+        file: Where it is defined, for a task of the user's own: its AdamW curve stands beside that file.
+        text_digest: A hash of the file's text.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Task:
     warmup: float = 0.05
     decay: str = "linear"
     held_out: tuple[str, ...] = ()
+    file: str = ""
+    text_digest: str = ""
 
     def batches(self, seed: int, steps: int | None = None) -> Iterator[Batch]:
         """The training batches of a seed; batch i is the same whatever `steps`."""
@@ -47,9 +51,11 @@ class Task:
         return schedule(self.steps if steps is None else steps, self.warmup, self.decay)
 
     def fingerprint(self) -> str:
-        """12 hex digits for the data, the model and the settings: a stored curve is good for one of them."""
+        """12 hex digits for the data, the model, the settings and the text that defines them, if that is a file's:
+        a stored curve is good for one of them.
+        """
         settings = (self.model, self.data, self.batch, self.steps, self.warmup, self.decay)
         # Rounded, since the last bit of a normal draw may differ between machines.
         scales = [f"{p.square().mean().sqrt():.2g}" for p in self.model.init(0)]
-        content = (settings, self.model.shapes, scales, self.data.digest())
+        content = (settings, self.model.shapes, scales, self.data.digest(), *filter(None, [self.text_digest]))
         return hashlib.sha256(repr(content).encode()).hexdigest()[:12]

@@ -32,7 +32,7 @@ def elite_rows(elites: Sequence[Elite]) -> list[dict[str, str]]:
             "search": f"{e.fitness:.3f}",
             "unseen seeds": str(e.seen),
         }
-        row |= {name: str(interval) for name, interval in e.held_out.items()}
+        row |= {Path(name).name: str(interval) for name, interval in e.held_out.items()}
         rows.append(row | {"sure": "yes" if e.beats_adamw else "no"})
     return rows
 

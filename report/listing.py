@@ -53,7 +53,7 @@ def _task(name: str) -> str:
     try:
         curve_of(shown)
     except NoCurve:
-        notes.append(f"no AdamW curve yet: python benchmarks/tune.py {name}")
+        notes.append(f"no AdamW curve yet: stepsmith tune {name}")
     return "; ".join([f"{name:18} {shown.steps} steps of {shown.batch}", *notes])
 
 

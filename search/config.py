@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import (
 from ..dsl.errors import did_you_mean
 from ..dsl.ops import SPACES
 from ..evaluator.fitness import Trial
-from ..proxies import task
+from ..proxies import full_name
 from .found import load_any
 from .strategies import STRATEGIES
 
@@ -46,14 +46,13 @@ class Stage(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            try:
-                task(name)
-            except LookupError as error:
-                raise ValueError(str(error)) from None
-        return names
+        try:
+            return tuple(full_name(name) for name in names)
+        except LookupError as error:
+            raise ValueError(str(error)) from None
 
 
+_TUNED = "adamw@"
 _THIRD = 1 / 3
 #: Digits reject the broken and rank nothing. Then an eighth of the budget, first as the child stands and then at three
 #: learning rates, a quarter on two seeds, and the whole budget, which alone is fitness. What pays at a full run pays
@@ -65,6 +64,18 @@ DEFAULT_STAGES = (
     Stage(tasks=("bytes_b64",), share=0.25, seeds=2, drop=0.4),
     Stage(tasks=("bytes_b64",), share=1.0, seeds=2, drop=0.0),
 )
+
+
+def on_tasks(tasks: Sequence[str]) -> dict[str, Any]:
+    """The options of a search on tasks of one's own: the default stages on them in place of bytes_b64, from AdamW as
+    tuned on the first, nothing held out.
+
+    >>> on_tasks(["quadratic"])["start"], on_tasks(["quadratic"])["stages"][-1].tasks
+    (('adamw@quadratic',), ('quadratic',))
+    """
+    names = Stage(tasks=tuple(tasks)).tasks  # as stages keep them
+    stages = tuple(s if s.tasks == ("digits",) else s.model_copy(update={"tasks": names}) for s in DEFAULT_STAGES)
+    return {"stages": stages, "start": (f"{_TUNED}{names[0]}",), "held_out": ()}
 
 
 class SearchConfig(BaseModel):
@@ -113,7 +124,8 @@ class SearchConfig(BaseModel):
                 load_any(name)
             except (LookupError, RuntimeError) as error:
                 raise ValueError(str(error)) from None
-        return names
+        return tuple(_TUNED + full_name(name.removeprefix(_TUNED)) if name.startswith(_TUNED) else name
+                     for name in names)  # fmt: skip
 
     @field_validator("held_out")
     @classmethod
@@ -135,16 +147,19 @@ class SearchConfig(BaseModel):
         return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors)
 
 
-def read_config(path: Path | None, overrides: dict[str, Any]) -> SearchConfig:
-    """Defaults, then the TOML file, then the command line. Raises ConfigError with one line."""
+def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[str] = ()) -> SearchConfig:
+    """Defaults, or those `on_tasks`; then the TOML file, then the command line. Raises ConfigError with one line."""
     values: dict[str, Any] = {}
     if path is not None:
         try:
             values = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    values |= {name: value for name, value in overrides.items() if value is not None}
+    if tasks and "stages" in values:
+        raise ConfigError(f"{path} has [[stages]], which name their tasks; leave out --task, or the stages")
     try:
+        values = (on_tasks(tasks) if tasks else {}) | values
+        values |= {name: value for name, value in overrides.items() if value is not None}
         return SearchConfig(**values)
     except ValidationError as error:
         raise ConfigError(_one_line(error, path)) from None

@@ -283,7 +283,7 @@ def test_list_names_programs_tasks_and_spaces(home):
     words = set(shown.replace(";", " ").split())
     assert set(tasks()) | {"lion", "adamw", "lion45", "elementwise"} <= words
     assert CALLABLE - set(ALIASES) | set(RESERVED) | {"repeat", "bf16", "low_rank(rank)"} <= words
-    curves = {n: f"no AdamW curve yet: python benchmarks/tune.py {n}\n" in shown for n in ("digits", "digits_wide")}
+    curves = {n: f"no AdamW curve yet: stepsmith tune {n}\n" in shown for n in ("digits", "digits_wide")}
     assert curves == {"digits": False, "digits_wide": True}
     assert re.search(r"^  adafactor +0\.002 state ", shown, re.MULTILINE)
 
@@ -346,7 +346,7 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
         ("stages = []", "search.toml: stages: "),
         ("space = lion45", "search.toml: Invalid value (at line 1, column 9)"),
         ("start = ['x.opt']", "search.toml: start: cannot read 'x.opt': No such file or directory"),
-        ("held_out = ['quadratic_steep']", "task 'quadratic_steep' has no AdamW curve; make one: python benchmarks"),
+        ("held_out = ['quadratic_steep']", "task 'quadratic_steep' has no AdamW curve; make one: stepsmith tune"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path, toml, words):

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from stepsmith.discovered import entries, export_torch, load, torch_class
-from stepsmith.discovered.roles import role_groups
 from stepsmith.dsl import Program
 from stepsmith.dsl.draws import noise, projection
 from stepsmith.dsl.interpret import Interpreter
 from stepsmith.dsl.program import RESERVED
+from stepsmith.dsl.roles import role_groups
 from stepsmith.dsl.schedules import multipliers
 
 sys.path.append(str(Path(__file__).parent))

@@ -78,12 +78,14 @@ def test_stored_curves_have_every_horizon_and_fall(name):
 
 
 def test_a_task_without_a_curve_says_how_to_make_one():
-    with pytest.raises(NoCurve, match=r"'quadratic_steep' has no AdamW curve; .*tune.py quadratic_steep$"):
+    with pytest.raises(
+        NoCurve, match=r"'quadratic_steep' has no AdamW curve; make one: stepsmith tune quadratic_steep$"
+    ):
         curve_of(task("quadratic_steep"))
 
 
 def test_a_curve_made_on_other_settings_is_refused():
-    with pytest.raises(NoCurve, match=r"made on other data or settings; make it anew: .*tune.py quadratic$"):
+    with pytest.raises(NoCurve, match=r"made on other data or settings; make it anew: stepsmith tune quadratic$"):
         curve_of(replace(task("quadratic"), batch=17))
 
 

@@ -35,7 +35,7 @@ def population(model, copies, dtype=torch.float32):
 
 def first_batch(task, dtype=torch.float32, seed=0):
     batch = next(task.batches(seed, 1))
-    return proxies.Batch(*(t.to(dtype) if t.is_floating_point() else t for t in batch))
+    return batch.map(lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def plain_loss(model, params, batch):

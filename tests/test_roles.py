@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stepsmith.discovered import load
-from stepsmith.discovered.roles import roles_of
+from stepsmith.dsl.roles import roles_of
 from stepsmith.dsl.to_torch import compile_step, zero_states
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from ..dsl.errors import did_you_mean, quoted
-from ..dsl.parameter import ROLES
+from .errors import did_you_mean, quoted
+from .parameter import ROLES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

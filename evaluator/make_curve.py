@@ -1,0 +1,104 @@
+"""Making the AdamW curve of a task: AdamW is tuned at one horizon after another, and each is stored at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..discovered import load
+from ..proxies import Task, TaskError, tasks
+from .curve import HORIZONS, Curve, Point, curve_path, dump, parse
+from .smoketest import step_seconds
+from .trainer import Trainer
+from .tune import SHOWN_SEEDS, Budget, Settings, settings_of, tune
+
+WHOLE = Budget()
+#: A first try: an eighth of the work of a whole curve, enough for the stages of a search.
+QUICK = Budget(first=16, rounds=1, each=16, finalists=4)
+QUICK_HORIZONS: tuple[float, ...] = (1 / 8, 1 / 4, 1.0, 2.0)
+
+
+def make_curve(
+    task: Task,
+    budget: Budget = WHOLE,
+    horizons: Sequence[float] = HORIZONS,
+    workers: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Curve:
+    """Tunes adamw_clip at each horizon, shortest first; a horizon starts from its neighbour's finalists.
+
+    The curve is written to `curve_path(task)` as each horizon ends. Horizons that are stored already, for the same
+    task and by no fewer runs, stay; so a tuning that was interrupted goes on, and a quick curve can be made whole.
+
+    Args:
+        task: What is trained.
+        budget: Runs a horizon.
+        horizons: Shares of the task's budget; at least two, with those that are stored.
+        workers: Processes that train; 0: this one.
+        tell: Is told of progress, a line each.
+
+    Raises:
+        TaskError: In one line, where fewer than two horizons would be there, or no run of AdamW came to an end.
+    """
+    if not task.file and task.name not in tasks():
+        raise TaskError(
+            f"{task.name}: a curve is stored beside its task's file; put the task in one, my_task.py:MyTask"
+        )
+    stored, note = _stored(task)
+    points = {p.steps: p for p in stored}
+    wanted = sorted({max(1, round(task.steps * share)) for share in horizons})
+    if len(points.keys() | set(wanted)) < 2:
+        raise TaskError(f"{task.name}: a curve has two horizons or more, and this would be one, {wanted[0]} steps")
+    due = [steps for steps in wanted if steps not in points or points[steps].runs < budget.runs()]
+    _tell_of_time(task, due, budget, workers, lambda text: tell(f"{note}{text}"))
+    near: list[Settings] = []
+    with Trainer(task, workers) as trainer:
+        for steps in due:
+            random = np.random.Generator(np.random.Philox(key=[7, steps]))
+            near = near or _near(list(points.values()), steps)
+            point, finalists = tune(task, load("adamw_clip"), steps, random, budget, near, tell=tell, trainer=trainer)
+            if not math.isfinite(point.loss):
+                raise TaskError(
+                    f"{task.name}: AdamW comes to no lower loss in {steps} steps than it begins with; give it more"
+                )
+            near = finalists[:4]
+            points[steps] = point
+            _write(task, points)
+    tell(f"{task.name}: {len(points)} horizons in {curve_path(task)}")
+    return Curve(task.name, task.fingerprint(), tuple(points[steps] for steps in sorted(points)))
+
+
+def _stored(task: Task) -> tuple[tuple[Point, ...], str]:
+    """The points that are there for this very task; and what is said where there are others."""
+    path = curve_path(task)
+    if not path.exists():
+        return (), ""
+    stored = parse(path.read_text("utf-8").splitlines())
+    if stored.fingerprint != task.fingerprint():
+        return (), f"{path} was made on other data or settings, and is made anew; "
+    return stored.points, ""
+
+
+def _tell_of_time(task: Task, due: Sequence[int], budget: Budget, workers: int, tell: Callable[[str], None]) -> None:
+    if not due:
+        tell(f"{task.name}: the curve has these horizons already")
+        return
+    steps = (budget.runs() + len(SHOWN_SEEDS)) * sum(due)
+    minutes = steps * step_seconds(task) / max(1, workers) / 60
+    time = f"{minutes:.0f} min" if minutes > 1.5 else f"{max(1, 60 * minutes):.0f} s"
+    tell(f"{task.name}: {len(due)} horizons, {budget.runs()} runs at each, {steps:,} steps: about {time}")
+
+
+def _near(points: list[Point], steps: int) -> list[Settings]:
+    """The settings of the nearest shorter horizon, so that a tuning that was interrupted starts where it would."""
+    shorter = [p for p in points if p.steps <= steps]
+    return [settings_of(max(shorter, key=lambda p: p.steps))] if shorter else []
+
+
+def _write(task: Task, points: dict[int, Point]) -> None:
+    path = curve_path(task)
+    curve = Curve(task.name.rpartition("/")[2], task.fingerprint(), tuple(points[steps] for steps in sorted(points)))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(dump(curve), "utf-8")

@@ -1,0 +1,90 @@
+"""Final losses of many runs of one task, in this process or side by side in others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from ..proxies import Task, TaskError, blamed
+from ..proxies import task as task_named
+from .executors import Inline
+from .processes import Processes
+from .train import Outcome, Run, train
+
+_PART = 16  # runs of a population: fixed, so that the number of workers changes no sum and no result
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs that train as one population; `task` by its name where another process trains them."""
+
+    task: Task | str
+    runs: tuple[Run, ...]
+    seed: int
+    steps: int
+
+
+class Trainer:
+    """Trains runs of one task, on `workers` processes or, for 0, in this one; close it, or use it in a `with`.
+
+    >>> from ..dsl import Program
+    >>> sgd = Run(Program.parse("def sgd(w, g, lr=0.03):\\n  return lr * g"))
+    >>> with Trainer(task_named("quadratic")) as trainer:
+    ...     [[loss]] = trainer.losses([([sgd], 0)], steps=20)
+    >>> loss < 8
+    True
+    """
+
+    def __init__(self, task: Task, workers: int = 0) -> None:
+        work: Any = _trained  # executors are typed for the jobs of a search, and carry any
+        self.task = task
+        self.known: Task | str = task.name if workers else task
+        self.executor: Inline | Processes = Processes(workers, _DAY, work) if workers else Inline(work)
+
+    def losses(self, wanted: Sequence[tuple[Sequence[Run], int]], steps: int) -> list[list[float]]:
+        """Final losses in nats of (runs, seed), in order; a failed run is infinitely bad.
+
+        Raises:
+            TaskError: In one line, where the task's own code fails or a worker dies.
+        """
+        futures = [[self._submit(runs[i : i + _PART], seed, steps) for i in range(0, len(runs), _PART)]
+                   for runs, seed in wanted]  # fmt: skip
+        try:
+            return [[loss for future in parts for loss in future.result().scores] for parts in futures]
+        except Exception as error:
+            if type(error).__name__ == "ProcessExpired":
+                raise TaskError(
+                    f"{self.task.name}: a worker died, of too little memory perhaps; try fewer workers"
+                ) from error
+            raise blamed(self.task.name, error) from error
+
+    def _submit(self, runs: Sequence[Run], seed: int, steps: int) -> Future[Any]:
+        part: Any = Part(self.known, tuple(runs), seed, steps)
+        return self.executor.submit(part)
+
+    def close(self) -> None:
+        """Stops all workers now."""
+        self.executor.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def losses(outcomes: Sequence[Outcome]) -> list[float]:
+    """Final losses in nats; a failed run counts as infinitely bad."""
+    return [math.inf if o.failed else o.loss for o in outcomes]
+
+
+def _trained(part: Part) -> list[float]:
+    task = task_named(part.task) if isinstance(part.task, str) else part.task
+    return losses(train(task, part.runs, part.seed, part.steps))
