@@ -24,6 +24,7 @@ SECTIONS = {
     "update": "update",
     "optimizers": "optimizers",
     "ledger": "ledger",
+    "throughput": "throughput",
 }
 
 

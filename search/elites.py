@@ -12,12 +12,13 @@ from ..dsl import Program
 from ..dsl.cost import Cost, cost
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import Score, Trial, geometric_mean
+from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
 from .ledger import Child
 from .population import Fold
 
-PICKING, SHOWN = 4, 24  # seeds
+PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (
     0.5,
     1.0,
@@ -61,9 +62,9 @@ def rescore(
     candidates = _candidates(fold)
     if not candidates:
         return []
-    tell(f"re-scoring {len(candidates)} candidates on fresh seeds")
-    picked = scores(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick))
-    order = sorted(range(len(candidates)), key=lambda i: -picked[i].fitness)
+    tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
+    states = [c.state for c in candidates]
+    order = race(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick), count, states)
     chosen = _with_niches([candidates[i] for i in order], count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
@@ -93,6 +94,7 @@ def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> S
         return None
     tasks = fold.config.stages[-1].tasks
     pick, show = fresh_seeds(1)
+    pick = pick[: LOOKS[0]]
     picked = scores(dispatcher, [Program.parse(c.final) for c in ranked], Trial(tasks, seeds=pick))
     best = max(picked, key=lambda score: score.fitness)
     return scores(dispatcher, [best.program], Trial(tasks, seeds=show))[0]
