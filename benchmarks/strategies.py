@@ -1,4 +1,4 @@
-"""Evolution, random chains and constants-only tuning at equal training steps: python benchmarks/strategies.py
+"""Strategies and variants of evolution at equal training steps: python benchmarks/strategies.py
 
 Each finished search appends a line to benchmarks/results/strategies.jsonl; the same command goes on from there and
 prints the table. A search's result is the program that picking seeds choose among its eight fittest, shown on
@@ -19,14 +19,21 @@ from stepsmith.evaluator.executors import make_executor
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.elites import best_on_fresh_seeds
 from stepsmith.search.run import create_run, run_search
-from stepsmith.search.strategies import STRATEGIES
 
+#: Name -> what differs from the default configuration.
+VARIANTS: dict[str, dict[str, object]] = {
+    "evolution": {},
+    "random": {"strategy": "random"},
+    "constants": {"strategy": "constants"},
+    "islands": {"islands": 4, "population": 25},
+    "adapt": {"adapt": True},
+}
 RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 
 
 def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher) -> dict[str, object]:
     """One search and what it found, as a row of the record."""
-    config = SearchConfig(strategy=strategy, seed=seed, steps=steps, start=(start,))
+    config = SearchConfig.model_validate({"seed": seed, "steps": steps, "start": (start,)} | VARIANTS[strategy])
     with tempfile.TemporaryDirectory() as folder:
         ledger = create_run(Path(folder), config)
         fold = run_search(ledger, config, dispatcher)
@@ -49,7 +56,7 @@ def rows() -> list[dict[str, object]]:
 def table(budget: int, start: str) -> str:
     """Medians over seeds, as text."""
     lines = [f"{'strategy':12} {'seeds':>5} {'median':>7}  speedup over tuned AdamW on unseen seeds, each search"]
-    for strategy in STRATEGIES:
+    for strategy in VARIANTS:
         some = [r for r in rows() if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
@@ -64,13 +71,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, help="training steps of each search")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--start", default="adamw@bytes_b64")
-    parser.add_argument("--only", choices=sorted(STRATEGIES), help="run no other strategy now")
+    parser.add_argument("--only", choices=sorted(VARIANTS), nargs="+", default=list(VARIANTS), help="of the variants")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     dispatcher = Dispatcher(make_executor(arguments.workers or 0))
     try:
         for seed in range(101, 101 + arguments.seeds):
-            for strategy in [arguments.only] if arguments.only else STRATEGIES:
+            for strategy in arguments.only:
                 key = (strategy, seed, arguments.steps, arguments.start)
                 if any((r["strategy"], r["seed"], r["budget"], r["start"]) == key for r in rows()):
                     continue
