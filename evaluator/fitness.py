@@ -18,12 +18,16 @@ from .train import Outcome, Run, train
 
 @dataclass(frozen=True)
 class Trial:
-    """What candidates are trained on: tasks at a share of their budgets, seeds, and factors on the peak lr."""
+    """What candidates are trained on: tasks at a share of their budgets, seeds, and factors on the peak lr.
+
+    `dtype` is that of the model's passes in training.
+    """
 
     tasks: tuple[str, ...]
     share: float = 1.0
     seeds: tuple[int, ...] = (0,)
     lr_factors: tuple[float, ...] = (1.0,)
+    dtype: str = "float32"
 
     def steps_each(self) -> int:
         """Training steps that one candidate takes."""
@@ -87,9 +91,7 @@ def evaluate(job: Job, device: str = "cpu") -> list[Score | None]:
     trial = job.trial
     scaled = [_at_factors(program, trial.lr_factors) for program in job.programs]
     runs = [variant for variants in scaled for variant in variants]
-    table = [
-        [_train_paired(task(name), runs, seed, trial.share, device) for seed in trial.seeds] for name in trial.tasks
-    ]
+    table = [[_train_paired(task(name), runs, seed, trial, device) for seed in trial.seeds] for name in trial.tasks]
     scores: list[Score | None] = []
     for index, variants in enumerate(scaled):
         columns = range(index * len(variants), (index + 1) * len(variants))
@@ -116,16 +118,16 @@ def _steps(task: Task, share: float) -> int:
 
 
 def _train_paired(
-    task: Task, runs: Sequence[Program | None], seed: int, share: float, device: str
+    task: Task, runs: Sequence[Program | None], seed: int, trial: Trial, device: str
 ) -> list[tuple[float, float, str]]:
     """(speedup, loss, reason) of every run; an empty place is filled with AdamW.
 
     Candidates train on the warm-up and decay shape that were tuned for AdamW.
     """
-    steps, curve = _steps(task, share), curve_of(task)
+    steps, curve = _steps(task, trial.share), curve_of(task)
     reference = curve.point(steps).run()
     candidates = [replace(reference, program=r) if r else reference for r in runs]
-    outcomes = train(task, [*candidates, reference], seed, steps, device)
+    outcomes = train(task, [*candidates, reference], seed, steps, device, trial.dtype)
     return [_paired(outcome, outcomes[-1], curve, steps) for outcome in outcomes[:-1]]
 
 

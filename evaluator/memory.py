@@ -94,12 +94,14 @@ def _largest(taken: Footprint, free: int) -> int:
     return taken.largest(int(_MARGIN * free))
 
 
-def check_fits(task: Task, programs: Sequence[Program], device: str, dtype: str = "float32") -> None:
-    """Raises PopulationTooLarge, in one line, where one copy for each program has no room.
+def check_fits(
+    task: Task, programs: Sequence[Program], device: str, dtype: str = "float32", copies: int | None = None
+) -> None:
+    """Raises PopulationTooLarge, in one line, where `copies` (default: one for each program) have no room.
 
     Scratch of earlier populations is given up where it stands in the way.
     """
-    place, count = torch.device(device), len(programs)
+    place, count = torch.device(device), len(programs) if copies is None else copies
     taken, free = footprint(task, programs, place, dtype), available(place)
     if count > _largest(taken, free):
         free += give_up(place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def race(
     logs: list[list[float]] = [[] for _ in programs]
     for before, upto in zip((0, *looks), looks, strict=False):
         seeds = trial.seeds[before:upto]
-        found = scores(dispatcher, [programs[i] for i in racing], Trial(trial.tasks, trial.share, seeds))
+        found = scores(dispatcher, [programs[i] for i in racing], replace(trial, seeds=seeds))
         for i, score in zip(racing, found, strict=True):
             each = [geometric_mean(column) for column in zip(*score.speedups, strict=True)]
             logs[i] += map(math.log, each or [score.fitness] * len(seeds))

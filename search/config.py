@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -100,6 +100,7 @@ class SearchConfig(BaseModel):
     islands: int = Field(1, ge=1, le=64, description="populations that evolve apart")
     migrate: int = Field(10, ge=1, description="rounds between migrations of each island's best to the next")
     adapt: bool = Field(False, description="weigh kinds of edit by how often they paid off")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the model's passes in training")
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
 
@@ -144,7 +145,7 @@ class SearchConfig(BaseModel):
         """What stage number `stage` trains."""
         s = self.stages[stage]
         first = 1000 * (stage + 1)
-        return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors)
+        return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors, self.dtype)
 
 
 def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[str] = ()) -> SearchConfig:

@@ -17,6 +17,7 @@ from ..evaluator.curve import curve_of, dump
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import Trial
 from ..evaluator.machine import machine
+from ..evaluator.memory import check_fits
 from ..proxies import task
 from .breed import make_start, remember, start_member
 from .config import ConfigError, SearchConfig
@@ -169,8 +170,21 @@ def create_run(folder: Path, config: SearchConfig, device: str = "cpu") -> Ledge
     for name, program in zip(config.start, starts, strict=True):
         if reason := make_start(0, program, {}).child.reason:
             raise ConfigError(f"start: {name} cannot be trained: {reason.removeprefix('rejected: ')}")
+    _check_room(config, starts, device)
     texts = json.dumps([str(program) for program in starts])
     return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config, device)})
+
+
+def _check_room(config: SearchConfig, starts: list[Program], device: str) -> None:
+    """Raises PopulationTooLarge where a round does not fit the memory that it would train in, if that is here."""
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        return  # workers elsewhere say it
+    for stage in config.stages:
+        for name in stage.tasks:
+            copies = config.round * len(stage.lr_factors) + 1  # and AdamW beside them
+            check_fits(task(name), starts, device, config.dtype, copies)
 
 
 def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, list[str]]:

@@ -161,6 +161,13 @@ def test_an_empty_place_leaves_the_others_as_they_were():
             assert text is None or score == before
 
 
+def test_passes_in_bfloat16_change_losses_little():
+    [exact] = steps_of(GOOD, trial=Trial(("digits",), share=0.125))
+    [low] = steps_of(GOOD, trial=Trial(("digits",), share=0.125, dtype="bfloat16"))
+    assert low.losses != exact.losses
+    assert low.losses[0][0] == pytest.approx(exact.losses[0][0], rel=0.05)
+
+
 def test_the_best_learning_rate_is_written_into_the_program():
     trial = replace(QUADRATIC, lr_factors=(1 / 3, 1.0, 3.0))
     slow, good, fast = steps_of(SLOW, GOOD, GOOD.replace("1.2", "3.0"), trial=trial)
