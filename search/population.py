@@ -46,8 +46,8 @@ class Fold:
     """The state of a search after some rounds.
 
     A child lives on the island that its number says. `threshold` gives each stage's hurdle; `scored` has fitness and
-    scale of what came through all stages, so that an alias inherits them, and `fittest` the best rows whole: a search
-    of millions folds into little memory.
+    scale of what came through all stages and of its aliases, `fittest` the best rows whole: a search of millions folds
+    into little memory.
     """
 
     config: SearchConfig
@@ -133,7 +133,7 @@ class Fold:
         source = child.child if child.alias_of is None else child.alias_of
         if source not in self.scored:
             return None
-        fitness, rms = self.scored[source]
+        fitness, rms = self.scored[child.child] = self.scored[source]
         if child.alias_of is None:
             return Member(child.child, child.final, fitness, rms)
         return Member(child.child, child.program, fitness, rms, rms / (child.rms or rms))
