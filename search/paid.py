@@ -31,7 +31,7 @@ class Paid:
         ...     paid.add(["wire"], number % 4 == 0)
         ...     paid.add(["insert"], number % 40 == 0)
         >>> {name: round(weight, 2) for name, weight in paid.weights({"wire": 1.0, "insert": 1.0}).items()}
-        {'wire': 1.61, 'insert': 0.4}
+        {'wire': 1.6, 'insert': 0.4}
         """
         rate = sum(self.wins.values()) / max(sum(self.tries.values()), 1.0)
         if rate == 0:
