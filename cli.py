@@ -118,7 +118,7 @@ def search(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Workers; 0: this process [default: one a core, at most `delay`; on Ray: all]."),
+        typer.Option(min=0, help="Workers; 0: this process [default: one a core, at most 2 `delay`; on Ray: all]."),
     ] = None,
     executor: Annotated[str, typer.Option(help="inline, processes or ray [default: processes].")] = "",
     address: Annotated[
@@ -126,7 +126,7 @@ def search(
     ] = None,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of a worker on Ray; may be a fraction.")] = 0.0,
     device: Annotated[str, typer.Option(help="Where jobs train: cpu or cuda.")] = "cpu",
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a job's worker is killed.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which the worker of a job is killed.")] = 600.0,
     elites: Annotated[int, typer.Option(min=0, help="Programs to re-score on unseen seeds at the end; 0: none.")] = 5,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder [default: runs/NUMBER].")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, exactly.")] = None,
@@ -138,7 +138,7 @@ def search(
     from .evaluator.executors import make_executor
     from .report.session import run_session, say
     from .search.config import ConfigError, read_config
-    from .search.run import create_run, open_run
+    from .search.run import check_run, create_run, open_run
 
     console = Console()
     given = {"start": tuple(start) if start else None, "strategy": strategy, "space": space, "seed": seed,
@@ -158,7 +158,9 @@ def search(
             stack.callback(pool.close)
         else:
             settings = read_config(config, given, task or ())
-            pool = make_executor(_workers(workers, settings, executor), **wanted)  # before there is a folder
+            count = _workers(workers, settings, executor)
+            check_run(settings, device, count if count and executor != "ray" else 1)
+            pool = make_executor(count, **wanted)  # before there is a folder
             stack.callback(pool.close)
             folder = folder or _next_folder()
             ledger = create_run(folder, settings, device)
@@ -171,12 +173,14 @@ def search(
 
 
 def _workers(given: int | None, config: SearchConfig, executor: str) -> int | None:
-    """As many as asked for; by default one a core of this machine, at most as many as rounds in flight keep busy."""
+    """As many as asked for; by default one a core of this machine, at most two for each round in flight, which is what
+    these keep busy.
+    """
     from .evaluator.executors import default_workers
 
     if given is not None or executor == "ray":
         return given
-    return 0 if executor == "inline" else min(default_workers(), config.delay)
+    return 0 if executor == "inline" else min(default_workers(), 2 * config.delay)
 
 
 def _next_folder() -> Path:

@@ -18,9 +18,9 @@ from stepsmith.discovered import entries, load
 from stepsmith.dsl import Program
 from stepsmith.evaluator.curve import curve_of
 from stepsmith.evaluator.fitness import paired_speedups
+from stepsmith.evaluator.run_pool import losses
 from stepsmith.evaluator.statistics import Interval, geometric_interval
 from stepsmith.evaluator.train import Run, train, use_one_thread, validate
-from stepsmith.evaluator.trainer import losses
 from stepsmith.evaluator.tune import SHOWN_SEEDS, Budget, ranges_of, tune
 from stepsmith.proxies import Task, stack
 from stepsmith.proxies import task as task_of

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_UNBOUNDED = 2**63 - 1
 
 
 def available(device: torch.device | str) -> int:
     """Bytes that can still be allocated on a device.
 
     On a GPU what the driver calls free, and what torch holds and does not use. On a CPU what the system calls
-    available, or what a cgroup leaves of its limit where that is less.
+    available, or what a cgroup or a bound on this process leaves where that is less.
 
     >>> available("cpu") > 0
     True
@@ -23,7 +25,7 @@ def available(device: torch.device | str) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
-    return min([_system(), *(limit - used for limit, used in _limits())])
+    return max(0, min([_system(), _bound(), *(limit - used for limit, used in _limits())]))
 
 
 def _system() -> int:
@@ -31,8 +33,21 @@ def _system() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return 2**63 - 1
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 2**63 - 1)
+        return _UNBOUNDED
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), _UNBOUNDED)
+
+
+def _bound() -> int:
+    """What this process may still take where its memory is bounded; see `Processes`."""
+    if not sys.platform.startswith("linux"):
+        return _UNBOUNDED
+    import resource
+
+    bound, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if bound == resource.RLIM_INFINITY:
+        return _UNBOUNDED
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return bound - next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
 
 
 def _limits() -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ defines the task.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -21,6 +22,7 @@ from scipy.optimize import isotonic_regression
 
 from ..dsl import Program
 from ..proxies import Task
+from ..proxies import task as task_named
 from .train import Run
 
 HORIZONS: tuple[float, ...] = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the task's budget
@@ -42,6 +44,7 @@ class Point:
     warmup: float
     decay: str
     runs: int
+    finalists: tuple[dict[str, float | str], ...] = ()  # settings from which the next horizon is tuned, best first
 
     @property
     def loss(self) -> float:
@@ -71,7 +74,8 @@ class Curve:
             if p.steps == steps:
                 return p
         have = ", ".join(str(p.steps) for p in self.points)
-        raise NoCurve(f"the AdamW curve of {self.task!r} has no point at {steps} steps (it has {have})")
+        raise NoCurve(f"the AdamW curve of {self.task!r} has no point at {steps} steps (it has {have}); "
+                      "make it with stepsmith tune and --horizons, as shares of the task's steps")  # fmt: skip
 
     def equivalent_steps(self, loss: float) -> float:
         """Steps that tuned AdamW needs to reach a final loss: isotonic, straight in log2 steps, extended at
@@ -123,7 +127,7 @@ def parse(lines: Iterable[str]) -> Curve:
     rows = [json.loads(line) for line in lines if line.strip()]
     heads = {(r.pop("task"), r.pop("fingerprint")) for r in rows}
     (name, fingerprint), *_ = heads
-    points = [Point(**r | {"losses": tuple(r["losses"]), "seeds": tuple(r["seeds"])}) for r in rows]
+    points = [Point(**r | {name: tuple(r.get(name, ())) for name in ("losses", "seeds", "finalists")}) for r in rows]
     return Curve(name, fingerprint, tuple(sorted(points, key=lambda p: p.steps)))
 
 
@@ -141,13 +145,36 @@ def curve_path(task: Task) -> Path:
 
 
 @cache
+def curves_digest(tasks: tuple[str, ...]) -> str:
+    """A hash of the AdamW curves of tasks, which name the data and settings that they were made on."""
+    each = (dump(curve_of(task_named(name))) for name in sorted(set(tasks)))
+    return hashlib.blake2b("".join(each).encode(), digest_size=6).hexdigest()
+
+
+def stored_curve(task: Task) -> Curve | None:
+    """What is stored under the task's name, whatever it was made on; None where nothing is.
+
+    Raises:
+        NoCurve: The file is damaged.
+    """
+    path = curve_path(task)
+    try:
+        return parse(path.read_text("utf-8").splitlines())
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise NoCurve(
+            f"{path} is damaged; remove it, and make it anew: stepsmith tune {shlex.quote(task.name)}"
+        ) from None
+
+
+@cache
 def curve_of(task: Task) -> Curve:
     """The stored curve of a task. Raises NoCurve when there is none, or it was made on other data or settings."""
     command = f"stepsmith tune {shlex.quote(task.name)}"
-    try:
-        curve = parse(curve_path(task).read_text("utf-8").splitlines())
-    except FileNotFoundError:
-        raise NoCurve(f"task {task.name!r} has no AdamW curve; make one: {command}") from None
+    curve = stored_curve(task)
+    if curve is None:
+        raise NoCurve(f"task {task.name!r} has no AdamW curve; make one: {command}")
     if curve.fingerprint != task.fingerprint():
         raise NoCurve(f"the AdamW curve of {task.name!r} was made on other data or settings; make it anew: {command}")
     return curve

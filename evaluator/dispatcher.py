@@ -10,9 +10,15 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 
-from .curve import LOWEST
-from .executors import Executor, Report
+from ..proxies import TaskError, UnknownTask, is_out_of_memory
+from .curve import LOWEST, NoCurve
+from .executors import Executor, ExecutorError, Report
 from .fitness import Job, Score
+from .memory import PopulationTooLarge
+
+SET_ASIDE = "set aside"
+NOBODYS = (NoCurve, TaskError, UnknownTask, ExecutorError)  # errors that no program is guilty of
+_ALL = 4  # programs of a batch from which on it is odd that all should fail
 
 
 @dataclass
@@ -82,33 +88,44 @@ class Dispatcher:
     def abandon(self) -> None:
         """Drops every job in flight; their workers are free for others."""
         for future in self.running:
-            future.cancel()
+            self.executor.cancel(future)
         self.running.clear()
         self.open.clear()
         self.missing.clear()
 
     def _fault(self, part: _Part, entry: Done, error: BaseException) -> None:
-        """Once more; then in halves; then the one program is set aside. Our own complaints (a task without a
-        curve) are nobody's fault and end the search.
+        """Once more; then in halves, and a program that is alone once more; then it is set aside.
+
+        What is nobody's fault (a task without a curve, no worker) ends the search.
         """
-        if type(error).__module__.startswith("stepsmith"):
+        if isinstance(error, NOBODYS):
             raise error
         if part.tries == 0:
             entry.faults.append(f"retried: {_describe(error)}")
             self._start(replace(part, tries=1))
-            return
-        if len(part.places) == 1:
-            place = part.places[0]
-            reason = f"set aside: {_describe(error)}"
-            entry.scores[place] = replace(entry.scores[place], reason=reason)
-            entry.faults.append(f"{reason}\n{part.job.programs[place]}")
-            self.missing[part.ticket] -= 1
-            return
+        elif len(part.places) > 1:
+            self._halve(part)
+        else:
+            self._set_aside(part, entry, _describe(error))
+
+    def _halve(self, part: _Part) -> None:
         half = len(part.places) // 2
         self.missing[part.ticket] += 1
         for places in (part.places[:half], part.places[half:]):
             kept = tuple(p if i in places else None for i, p in enumerate(part.job.programs))
-            self._start(_Part(part.ticket, replace(part.job, programs=kept), places, tries=1))
+            # A program alone is tried twice: a lost node or two must not look like its fault.
+            self._start(_Part(part.ticket, replace(part.job, programs=kept), places, tries=int(len(places) > 1)))
+
+    def _set_aside(self, part: _Part, entry: Done, why: str) -> None:
+        """The score stays the lowest, with the reason. Where all programs of a batch fail, they are not the reason."""
+        (place,) = part.places
+        reason = f"{SET_ASIDE}: {why}"
+        entry.scores[place] = replace(entry.scores[place], reason=reason)
+        entry.faults.append(f"{reason}\n{part.job.programs[place]}")
+        self.missing[part.ticket] -= 1
+        if len(entry.scores) >= _ALL and all(score.reason.startswith(SET_ASIDE) for score in entry.scores):
+            raise ExecutorError(f"all {len(entry.scores)} programs of a batch failed, the last because {why}: "
+                                "that is not theirs to mend; nothing committed is lost")  # fmt: skip
 
 
 _DEAD = {"ProcessExpired", "BrokenProcessPool", "ActorDiedError", "ActorUnavailableError", "RayActorError"}
@@ -121,6 +138,6 @@ def _describe(error: BaseException) -> str:
         return "its worker hung"
     if name in _DEAD:
         return "its worker died"
-    if name in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error):
+    if is_out_of_memory(error) or isinstance(error, PopulationTooLarge):
         return "it ran out of memory"
     return f"{name}: {error}".splitlines()[0]

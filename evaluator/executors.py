@@ -24,6 +24,10 @@ class Executor(Protocol):
         """Starts the job, or queues it."""
         ...
 
+    def cancel(self, future: Future[Report]) -> None:
+        """Gives a job up; a worker that has it is free for others."""
+        ...
+
     def close(self) -> None:
         """Stops all workers now."""
         ...
@@ -68,6 +72,9 @@ class Inline:
             set_flush_denormal(False)
         return future
 
+    def cancel(self, future: Future[Report]) -> None:
+        """Nothing is left to do."""
+
     def close(self) -> None:
         """Nothing to stop."""
 
@@ -76,6 +83,7 @@ class Inline:
 
 
 EXECUTORS = ("inline", "processes", "ray")
+_LEAST = 400_000_000  # bytes of a worker: Python with torch takes 250 MB, the default tasks 70 more
 
 
 class ExecutorError(RuntimeError):
@@ -96,7 +104,7 @@ def make_executor(
     Args:
         workers: How many; None: what the executor takes for enough.
         kind: Which; "" as above.
-        timeout: Seconds after which a job's worker is killed.
+        timeout: Seconds after which a job's worker is killed; a job in this process is not.
         address: Of a Ray cluster, such as "auto"; None starts one here.
         gpus: Of a worker on Ray, such as 0.5.
         device: On which jobs train.
@@ -107,6 +115,8 @@ def make_executor(
     kind = kind or ("inline" if workers == 0 else "processes")
     if kind not in EXECUTORS:
         raise ExecutorError(f"unknown executor {kind!r}; {did_you_mean(kind, EXECUTORS)}")
+    if kind == "ray" and (gpus > 0) != (device != "cpu"):
+        raise ExecutorError("workers on GPUs are asked for by --gpus and --device cuda together")
     if kind != "ray" and (address is not None or gpus):
         raise ExecutorError(f"{'an address' if address else 'gpus'} is an option of the executor ray, not of {kind}")
     work = _work_on(device, elsewhere=kind == "ray")
@@ -115,15 +125,28 @@ def make_executor(
     if workers == 0:
         raise ExecutorError(f"the executor {kind} needs a worker; leave out --workers 0")
     if kind == "processes":
-        from .available import available
         from .processes import Processes
 
         count = workers or default_workers()
         # CUDA maps more than it takes, so that a bound there would bound nothing that is used.
-        return Processes(count, timeout, work, available("cpu") // count if device == "cpu" else None)
+        return Processes(count, timeout, work, _memory_each(count) if device == "cpu" else None)
     from .ray_actors import RayActors
 
     return RayActors(workers, address, timeout, gpus, work, device)
+
+
+def _memory_each(workers: int) -> int:
+    """Bytes that each of so many workers may take."""
+    from .available import available
+
+    free = available("cpu")
+    if free < workers * _LEAST:
+        most = max(1, free // _LEAST)
+        raise ExecutorError(
+            f"{workers} workers have {free / workers / 1e9:.2f} GB of memory each, and one needs "
+            f"{_LEAST / 1e9:.1f} GB at least: --workers {most}"
+        )
+    return free // workers
 
 
 def _work_on(device: str, elsewhere: bool) -> Work:

@@ -7,12 +7,13 @@ off the AdamW curve after what AdamW lost or won on that very seed is taken off.
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..dsl import Program
 from ..proxies import Task, task
-from .curve import Curve, curve_of
+from .curve import Curve, NoCurve, curve_of, curves_digest
 from .train import Outcome, Run, train
 
 
@@ -36,10 +37,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Job:
-    """A batch of work: programs (None keeps a place empty, so that the others keep theirs) and a trial."""
+    """A batch of work: programs (None keeps a place empty, so that the others keep theirs) and a trial.
+
+    `curves` is the `curves_digest` of the trial's tasks where the job was made; a worker that has others refuses it.
+    """
 
     programs: tuple[Program | None, ...]
     trial: Trial
+    curves: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,13 @@ def _columns(parts: Sequence[tuple[tuple[float, ...], ...]]) -> tuple[tuple[floa
 def evaluate(job: Job, device: str = "cpu") -> list[Score | None]:
     """A score for every program of the job, in order, None for an empty place; the work that an executor runs.
 
-    For each candidate the learning-rate factor with the best geometric mean over tasks and seeds counts.
+    For each candidate the learning-rate factor with the best geometric mean over tasks and seeds counts. Raises NoCurve
+    where a task has no AdamW curve, or is not what it was where the job was made.
     """
     trial = job.trial
+    if job.curves and job.curves != curves_digest(trial.tasks):
+        names, host = " or ".join(trial.tasks), socket.gethostname()
+        raise NoCurve(f"{names} is another task on {host}: bring its file there, and its curve")
     scaled = [_at_factors(program, trial.lr_factors) for program in job.programs]
     runs = [variant for variants in scaled for variant in variants]
     table = [[_train_paired(task(name), runs, seed, trial, device) for seed in trial.seeds] for name in trial.tasks]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..discovered import load
 from ..proxies import Task, TaskError, tasks
-from .curve import HORIZONS, Curve, Point, curve_path, dump, parse
+from .curve import HORIZONS, Curve, Point, curve_path, dump, stored_curve
+from .run_pool import RunPool
 from .smoketest import step_seconds
-from .trainer import Trainer
 from .tune import SHOWN_SEEDS, Budget, Settings, settings_of, tune
 
 WHOLE = Budget()
 #: A first try: an eighth of the work of a whole curve, enough for the stages of a search.
 QUICK = Budget(first=16, rounds=1, each=16, finalists=4)
+_FINALISTS = 4  # that the next horizon starts from
 QUICK_HORIZONS: tuple[float, ...] = (1 / 8, 1 / 4, 1.0, 2.0)
 
 
@@ -53,18 +56,16 @@ def make_curve(
         raise TaskError(f"{task.name}: a curve has two horizons or more, and this would be one, {wanted[0]} steps")
     due = [steps for steps in wanted if steps not in points or points[steps].runs < budget.runs()]
     _tell_of_time(task, due, budget, workers, lambda text: tell(f"{note}{text}"))
-    near: list[Settings] = []
-    with Trainer(task, workers) as trainer:
+    with RunPool(task, workers) as pool:
         for steps in due:
             random = np.random.Generator(np.random.Philox(key=[7, steps]))
-            near = near or _near(list(points.values()), steps)
-            point, finalists = tune(task, load("adamw_clip"), steps, random, budget, near, tell=tell, trainer=trainer)
+            near = _near(list(points.values()), steps)
+            point, finalists = tune(task, load("adamw_clip"), steps, random, budget, near, tell=tell, pool=pool)
             if not math.isfinite(point.loss):
                 raise TaskError(
                     f"{task.name}: AdamW comes to no lower loss in {steps} steps than it begins with; give it more"
                 )
-            near = finalists[:4]
-            points[steps] = point
+            points[steps] = replace(point, finalists=tuple(finalists[:_FINALISTS]))
             _write(task, points)
     tell(f"{task.name}: {len(points)} horizons in {curve_path(task)}")
     return Curve(task.name, task.fingerprint(), tuple(points[steps] for steps in sorted(points)))
@@ -72,12 +73,11 @@ def make_curve(
 
 def _stored(task: Task) -> tuple[tuple[Point, ...], str]:
     """The points that are there for this very task; and what is said where there are others."""
-    path = curve_path(task)
-    if not path.exists():
+    stored = stored_curve(task)
+    if stored is None:
         return (), ""
-    stored = parse(path.read_text("utf-8").splitlines())
     if stored.fingerprint != task.fingerprint():
-        return (), f"{path} was made on other data or settings, and is made anew; "
+        return (), f"{curve_path(task)} was made on other data or settings, and is made anew; "
     return stored.points, ""
 
 
@@ -92,13 +92,18 @@ def _tell_of_time(task: Task, due: Sequence[int], budget: Budget, workers: int, 
 
 
 def _near(points: list[Point], steps: int) -> list[Settings]:
-    """The settings of the nearest shorter horizon, so that a tuning that was interrupted starts where it would."""
+    """The finalists of the nearest shorter horizon, so that a tuning that was interrupted starts where it would."""
     shorter = [p for p in points if p.steps <= steps]
-    return [settings_of(max(shorter, key=lambda p: p.steps))] if shorter else []
+    if not shorter:
+        return []
+    nearest = max(shorter, key=lambda p: p.steps)
+    return list(nearest.finalists) or [settings_of(nearest)]
 
 
 def _write(task: Task, points: dict[int, Point]) -> None:
     path = curve_path(task)
     curve = Curve(task.name.rpartition("/")[2], task.fingerprint(), tuple(points[steps] for steps in sorted(points)))
     path.parent.mkdir(exist_ok=True)
-    path.write_text(dump(curve), "utf-8")
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(dump(curve), "utf-8")
+    os.replace(beside, path)  # whole or not at all

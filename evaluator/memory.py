@@ -12,7 +12,7 @@ import torch
 from ..dsl import Program
 from ..proxies import Task
 from ..proxies.data import Batch
-from ..proxies.workspace import give_up
+from ..proxies.workspace import release_scratch
 from .available import available
 from .gradients import dtype_of
 
@@ -87,7 +87,7 @@ def largest_population(task: Task, programs: Sequence[Program], device: str = "c
     True
     """
     place = torch.device(device)
-    return _largest(footprint(task, programs, place, dtype), available(place) + give_up(place))
+    return _largest(footprint(task, programs, place, dtype), available(place) + release_scratch(place))
 
 
 def _largest(taken: Footprint, free: int) -> int:
@@ -104,7 +104,7 @@ def check_fits(
     place, count = torch.device(device), len(programs) if copies is None else copies
     taken, free = footprint(task, programs, place, dtype), available(place)
     if count > _largest(taken, free):
-        free += give_up(place)
+        free += release_scratch(place)
     if count > _largest(taken, free):
         raise PopulationTooLarge(
             f"a population of {count} on {task.name} needs {taken.bytes(count) / 1e9:.2f} GB on {device}, where "

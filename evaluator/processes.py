@@ -48,6 +48,10 @@ class Processes:
             future: Future[Report] = self.pool.schedule(report_of, args=[self.work, job], timeout=self.timeout)
         return future
 
+    def cancel(self, future: Future[Report]) -> None:
+        """Gives a job up; its worker is replaced."""
+        future.cancel()
+
     def __str__(self) -> str:
         return f"{self.workers} worker process{'es' if self.workers > 1 else ''}"
 

@@ -51,8 +51,6 @@ def race(
         checks = len(programs) * len(looks)
         left = [i for i in racing if all(_behind(logs[i], logs[r], checks) for r in _rivals(i, racing, keep, groups))]
         racing, out = [i for i in racing if i not in left], left + out
-        if len(racing) <= keep:
-            break
     return racing + out
 
 

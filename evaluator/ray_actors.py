@@ -1,8 +1,8 @@
 """Workers as actors on a Ray cluster: each has one job at a time, and is killed at its timeout.
 
 A future stands for each job, whatever becomes of the actor that has it. Actors start where the cluster has room,
-now or when nodes join; one that dies is replaced. One whose machine would compute otherwise than the driver's is
-not used, so that the executor changes no result.
+now or when nodes join; one that dies is replaced. One that would compute otherwise than the driver is not used, so that
+the executor changes no result.
 """
 
 from __future__ import annotations
@@ -21,26 +21,33 @@ from typing import Any
 
 from .executors import ExecutorError, Report, Work, default_workers, report_of
 from .fitness import Job, evaluate
-from .machine import machine
+from .machine import machine, source_digest
 
 log = logging.getLogger(__name__)
 
 _WATCH = 0.5  # seconds between looks at timeouts and at the size of the cluster
 _FALSE_STARTS = 10  # actors in a row that end before they are ready
-_REMAIN = 60.0  # seconds to wait for a first worker, or for one more when all are gone
+_SAY = 60.0  # seconds without any worker until that is said
+_PATIENCE = 1200.0  # and until what waits is given up; a cloud takes minutes for a node
 
 
-class _Trainer:
-    """What runs on a worker."""
+class _Worker:
+    """What runs on the cluster."""
 
     def __init__(self) -> None:
         from .train import use_one_thread
 
         use_one_thread()
 
-    def facts(self, device: str) -> tuple[dict[str, str], int, str]:
-        """The machine, the process and the host."""
-        return machine(device), os.getpid(), socket.gethostname()
+    def facts(self, device: str) -> tuple[dict[str, str], int, str, str]:
+        """What results depend on, the process, its host and its node."""
+        import ray
+        import torch
+
+        if device != "cpu" and not torch.cuda.is_available():
+            raise RuntimeError(f"no CUDA device on {socket.gethostname()}")
+        node = ray.get_runtime_context().get_node_id()
+        return machine(device) | source_digest(), os.getpid(), socket.gethostname(), node
 
     def run(self, work: Work, job: Job) -> Report:
         """Does a job."""
@@ -49,12 +56,13 @@ class _Trainer:
 
 @dataclass(eq=False)
 class _Actor:
-    """A worker as the driver sees it: starting, idle, or at work on a job since a time."""
+    """A worker as the driver sees it: starting, idle, at work on a job since a time, or not to be used."""
 
     handle: Any
     pid: int = 0
-    host: str = ""
+    node: str = ""
     ready: bool = False
+    refused: bool = False
     future: Future[Report] | None = None
     since: float = 0.0
 
@@ -98,11 +106,12 @@ class RayActors:
             self.ray.shutdown()
             raise ExecutorError("the Ray cluster has no GPU; leave out --gpus, or add a node that has one")
         options = {"num_gpus": gpus, "num_cpus": 0} if gpus else {"num_cpus": 1}
-        self.kind = self.ray.remote(max_restarts=0, max_task_retries=0, **options)(_Trainer)
+        self.kind = self.ray.remote(max_restarts=0, max_task_retries=0, **options)(_Worker)
         self.device, self.queue = device, _Queue()
-        self.facts = machine() if device == "cpu" else None
-        self.false_starts, self.last_ready, self.closed = 0, time.monotonic(), threading.Event()
-        self.refused: set[str] = set()  # hosts that would compute otherwise
+        self.facts = machine() | source_digest() if device == "cpu" else None
+        self.node = self.ray.get_runtime_context().get_node_id()
+        self.false_starts, self.last_ready, self.said = 0, time.monotonic(), 0.0
+        self.closed = threading.Event()
         self._fill()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
@@ -115,11 +124,22 @@ class RayActors:
         self._assign()
         return future
 
+    def cancel(self, future: Future[Report]) -> None:
+        """Takes a job out of the queue, or ends the worker that has it; another takes its place."""
+        if future.cancel():
+            return
+        with self.queue.lock:
+            busy = [actor for actor in self.queue.actors if actor.future is future]
+        for actor in busy:
+            self._end(actor, future)
+
     def __str__(self) -> str:
-        return f"{self._wanted()} workers on Ray"
+        return f"{self._wanted()} worker{'s' if self._wanted() != 1 else ''} on Ray"
 
     def close(self) -> None:
         """Kills the actors, running or not, and leaves the cluster."""
+        if self.closed.is_set():
+            return
         self.closed.set()
         self.watcher.join()
         with self.queue.lock:
@@ -138,10 +158,14 @@ class RayActors:
         return int(resources.get("GPU", 0) / self.gpus) if self.gpus else int(resources.get("CPU", 0))
 
     def _fill(self) -> None:
-        """Asks for the workers that lack; those without room start when there is some."""
+        """Asks for the workers that lack; those without room start when there is some.
+
+        A refused one keeps its place, so that the next is started elsewhere; it counts where all places are taken.
+        """
         wanted = self._wanted()
         with self.queue.lock:
-            while len(self.queue.actors) < wanted and not self.closed.is_set():
+            count = sum(self.workers is None or not actor.refused for actor in self.queue.actors)
+            for _ in range(wanted - count if not self.closed.is_set() else 0):
                 actor = _Actor(self.kind.remote())
                 self.queue.actors.append(actor)
                 started = actor.handle.facts.remote(self.device).future()
@@ -155,18 +179,20 @@ class RayActors:
             log.info("a Ray worker did not start: %s", error)
             self._drop(actor)
             return
-        facts, actor.pid, actor.host = done.result()
+        facts, actor.pid, host, actor.node = done.result()
         self.facts = self.facts or facts
         if facts != self.facts:
-            self._refuse(actor.host, facts, self.facts)
+            self._refuse(actor, host, facts, self.facts)
             return
         self.false_starts, self.last_ready, actor.ready = 0, time.monotonic(), True
         self._assign()
 
-    def _refuse(self, host: str, there: dict[str, str], here: dict[str, str]) -> None:
-        """Says so once. The actor stays, so that its place is not filled by another like it, and has nothing to do."""
-        if host not in self.refused:
-            self.refused.add(host)
+    def _refuse(self, actor: _Actor, host: str, there: dict[str, str], here: dict[str, str]) -> None:
+        """The actor gets nothing to do; said once a node."""
+        with self.queue.lock:
+            new = not any(other.refused and other.node == actor.node for other in self.queue.actors)
+            actor.refused = True
+        if new:
             other = "; ".join(f"{n}: {v} there, {here[n]} here" for n, v in there.items() if v != here[n])
             log.warning("the workers of %s are not used, they would compute otherwise: %s", host, other)
 
@@ -177,9 +203,9 @@ class RayActors:
                 self.queue.actors.remove(actor)
 
     def _kill(self, actor: _Actor) -> None:
-        """At once, and a process that is stopped too, which hears nothing."""
+        """At once; on this node by the system too, since a process that is stopped hears nothing of Ray's."""
         self.ray.kill(actor.handle)
-        if actor.pid and actor.host == socket.gethostname():
+        if actor.pid and actor.node == self.node:
             with suppress(ProcessLookupError):
                 os.kill(actor.pid, signal.SIGKILL)
 
@@ -189,16 +215,27 @@ class RayActors:
         """Gives waiting jobs to idle workers, in order."""
         with self.queue.lock:
             for actor in self.queue.actors:
-                if not self.queue.jobs:
-                    return
-                if not actor.ready or actor.future is not None:
-                    continue
-                job, future = self.queue.jobs.popleft()
-                if not future.set_running_or_notify_cancel():
-                    continue
-                actor.future, actor.since = future, time.monotonic()
-                done = actor.handle.run.remote(self.work, job).future()
-                done.add_done_callback(lambda done, actor=actor, future=future: self._done(actor, future, done))
+                if actor.ready and actor.future is None and (waiting := self._next()):
+                    self._begin(actor, *waiting)
+
+    def _next(self) -> tuple[Job, Future[Report]] | None:
+        """The first job in the queue that was not cancelled."""
+        while self.queue.jobs:
+            job, future = self.queue.jobs.popleft()
+            if future.set_running_or_notify_cancel():
+                return job, future
+        return None
+
+    def _begin(self, actor: _Actor, job: Job, future: Future[Report]) -> None:
+        actor.future, actor.since = future, time.monotonic()
+        try:
+            done = actor.handle.run.remote(self.work, job).future()
+        except Exception as error:  # the connection is lost
+            actor.future = None
+            self._drop(actor)
+            future.set_exception(error)
+            return
+        done.add_done_callback(lambda done: self._done(actor, future, done))
 
     def _done(self, actor: _Actor, future: Future[Report], done: Future[Report]) -> None:
         """A job came to its end, or its worker did."""
@@ -216,44 +253,59 @@ class RayActors:
             future.set_exception(cause if isinstance(cause, Exception) else error)
         self._assign()
 
+    def _end(self, actor: _Actor, future: Future[Report]) -> None:
+        """Kills a worker that still has this job."""
+        with self.queue.lock:
+            if actor.future is not future:
+                return
+            actor.future = None
+            self._drop(actor)
+        with suppress(Exception):  # the connection is lost: its end is the cluster's business
+            self._kill(actor)
+        future.set_exception(TimeoutError())
+
+    # --- the watcher ----------------------------------------------------------------------------------------
+
     def _watch(self) -> None:
         """Ends what takes too long, and keeps as many workers as there should be."""
         while not self.closed.wait(_WATCH):
-            now = time.monotonic()
+            now, lost = time.monotonic(), ""
             with self.queue.lock:
-                late = [a for a in self.queue.actors if a.future is not None and now - a.since > self.timeout]
-            for actor in late:
-                self._end(actor)
-            self._fill()
-            self._give_up(now)
+                late = [(a, a.future) for a in self.queue.actors if a.future and now - a.since > self.timeout]
+            for actor, future in late:
+                self._end(actor, future)
+            try:
+                self._fill()
+            except Exception as error:
+                lost = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._assign()
+            self._look_for_workers(now, lost)
 
-    def _end(self, actor: _Actor) -> None:
+    def _look_for_workers(self, now: float, lost: str) -> None:
+        """Says when no worker is left, and fails what waits when none comes."""
         with self.queue.lock:
-            future, actor.future = actor.future, None
-            self._drop(actor)
-        self._kill(actor)
-        if future is not None:
-            future.set_exception(TimeoutError())
-
-    def _give_up(self, now: float) -> None:
-        """Fails what waits when no worker is left and none comes."""
-        with self.queue.lock:
-            some = any(actor.ready for actor in self.queue.actors)
-            if some:
+            if not lost and (not self.queue.jobs or any(actor.ready for actor in self.queue.actors)):
                 self.last_ready = now
-            if some or not self.queue.jobs or (self.false_starts < _FALSE_STARTS and now - self.last_ready < _REMAIN):
                 return
-            lost = [future for _, future in self.queue.jobs if future.set_running_or_notify_cancel()]
-            self.queue.jobs.clear()
-        why = "they would compute otherwise" if self.refused else "look at ray status"
-        for future in lost:
-            future.set_exception(ExecutorError(f"the Ray cluster gives no worker: {why}"))
+            refused = any(actor.refused for actor in self.queue.actors)
+        why = lost or ("they would compute otherwise" if refused else "look at ray status")
+        if now - max(self.last_ready, self.said) > _SAY:
+            self.said = now
+            log.warning("waiting for a worker of the Ray cluster: %s", why)
+        if self.false_starts >= _FALSE_STARTS or now - self.last_ready > _PATIENCE:
+            self._fail(f"the Ray cluster gives no worker: {why}")
+
+    def _fail(self, why: str) -> None:
+        with self.queue.lock:
+            waiting = list(iter(self._next, None))
+        for _, future in waiting:
+            future.set_exception(ExecutorError(why))
 
 
 def _connected(address: str | None, workers: int | None) -> Any:
     """Ray, connected to a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would say so on every start
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # and warn of a default that is to change
     try:
         import ray
     except ImportError:
@@ -265,11 +317,16 @@ def _connected(address: str | None, workers: int | None) -> Any:
     try:
         # "local", because without an address Ray would join any cluster that runs on this machine.
         ray.init(address=address or "local", **quiet, **({} if address else here))
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address is None:
-            raise ExecutorError(f"Ray does not start here: {str(error).splitlines()[0]}") from None
-        raise ExecutorError(_nobody(address)) from None
+    except ConnectionError as error:
+        raise ExecutorError(_nobody(address) if address else f"Ray does not start here: {_first(error)}") from None
+    except (ValueError, RuntimeError) as error:  # other versions of Python or Ray there, a name that is none
+        place = f"at {address!r}" if address else "here"
+        raise ExecutorError(f"Ray does not start {place}: {_first(error)}") from None
     return ray
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _knock(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..dsl import Program
+from .curve import curves_digest
 from .dispatcher import Dispatcher
 from .fitness import Job, Score, Trial, by_seed, joined
 
@@ -13,7 +14,7 @@ def scores(dispatcher: Dispatcher, programs: Sequence[Program], trial: Trial) ->
     """A score per program, in order; the seeds of a trial run side by side where the executor has room."""
     if not programs:
         return []
-    tickets = [dispatcher.submit(job) for job in by_seed(Job(tuple(programs), trial))]
+    tickets = [dispatcher.submit(job) for job in by_seed(Job(tuple(programs), trial, curves_digest(trial.tasks)))]
     found: dict[int, list[Score]] = {}
     while len(found) < len(tickets):
         found.update({done.ticket: done.scores for done in dispatcher.finished()})

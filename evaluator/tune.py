@@ -17,8 +17,8 @@ from numpy.random import Generator
 from ..dsl import Program
 from ..proxies import Task
 from .curve import Point
+from .run_pool import RunPool
 from .train import Run
-from .trainer import Trainer
 
 Settings = dict[str, float | str]
 
@@ -157,21 +157,21 @@ def tune(
     near: Sequence[Settings] = (),
     ranges: Ranges = ADAMW_RANGES,
     tell: Callable[[str], None] = lambda text: None,
-    trainer: Trainer | None = None,
+    pool: RunPool | None = None,
 ) -> tuple[Point, list[Settings]]:
     """The tuned program at a horizon, and the settings of its finalists, best first.
 
     `near`: good settings of a neighbouring horizon; half of the first draws are nudges of these. `ranges`: of the
-    program's hyperparameters, see `ranges_of`. `trainer`: what trains, by default this process.
+    program's hyperparameters, see `ranges_of`. `pool`: what trains, by default this process.
     """
-    trainer = trainer or Trainer(task)
+    pool = pool or RunPool(task)
     tried: list[tuple[float, Settings]] = []
     runs = 0
 
     def measure(settings: Sequence[Settings], *seeds: int) -> list[list[float]]:
         nonlocal runs
         runs += len(settings) * len(seeds)
-        return trainer.losses([([as_run(program, s) for s in settings], seed) for seed in seeds], steps)
+        return pool.losses([([as_run(program, s) for s in settings], seed) for seed in seeds], steps)
 
     known = [nudge(near[i % len(near)], random, ranges=ranges) for i in range(budget.first // 2)] if near else []
     first = [*near, *known, *(draw(random, ranges) for _ in range(budget.first - len(known) - len(near)))]
@@ -185,7 +185,7 @@ def tune(
     means = np.mean(measure(finalists, *PICK_SEEDS), axis=0)
     order = [finalists[i] for i in np.argsort(means)]
     best_run = as_run(program, order[0])
-    shown = [loss for (loss,) in trainer.losses([([best_run], seed) for seed in SHOWN_SEEDS], steps)]
+    shown = [loss for (loss,) in pool.losses([([best_run], seed) for seed in SHOWN_SEEDS], steps)]
     point = Point(steps, tuple(shown), SHOWN_SEEDS, str(best_run.program), float(order[0]["schedule.warmup"]),
                   str(order[0]["schedule.decay"]), runs)  # fmt: skip
     tell(f"{task.name} {steps} steps: {point.loss:.4f} nats on fresh seeds, {order[0]}")

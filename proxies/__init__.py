@@ -7,9 +7,9 @@ from .own_task import task_of, task_of_module
 from .registry import UnknownTask, full_name, task, tasks
 from .schedule import DECAYS, schedule
 from .task import Task
-from .task_error import TaskError, blamed
+from .task_error import TaskError, blamed, is_out_of_memory
 
 __all__ = [
     "DECAYS", "Batch", "Data", "Examples", "Model", "Task", "TaskError", "UnknownTask", "blamed", "full_name",
-    "schedule", "stack", "task", "task_of", "task_of_module", "tasks",
+    "is_out_of_memory", "schedule", "stack", "task", "task_of", "task_of_module", "tasks",
 ]  # fmt: skip

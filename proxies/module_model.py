@@ -16,7 +16,7 @@ from ..dsl.roles import roles_of
 from .data import Batch
 from .model import Population
 from .module_loss import LossOfModule, MakeModule, ModuleLoss, label_loss, sampled_label_loss
-from .task_error import TaskError, blamed
+from .task_error import TaskError, blamed, is_out_of_memory
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -59,7 +59,7 @@ class ModuleModel(Population):
     ) -> None:
         self.call = ModuleLoss(name, make, loss or label_loss)
         self.classifies = loss is None  # type: ignore[misc]
-        self.together = True
+        self.together: bool | None = None  # unknown before the first pass
         self._bytes: dict[Any, int] = {}
         try:
             inferred = roles_of(self.call.module, roles)
@@ -156,41 +156,50 @@ class ModuleModel(Population):
         params: Sequence[Tensor],
         batch: Batch,
     ) -> _T:
-        """All copies at once, or one by one from the first time on that this cannot be done."""
-        device, failure = params[0].device, ""
-        if self.together:
+        """All copies at once; one by one where the module cannot, or where it raises an error for these weights."""
+        if self._goes_together(together, batch):
             try:
-                with self.call.mode(batch, device):
+                with self.call.mode(batch, params[0].device):
                     return together(self._named(params))
-            except (TaskError, torch.OutOfMemoryError):
-                raise
             except Exception as error:
-                failure = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
+                if isinstance(error, TaskError) or is_out_of_memory(error):
+                    raise
         copies = (self._named([p[index] for p in params]) for index in range(len(params[0])))
-        found = [self._one(alone, copy, batch) for copy in copies]
-        if self.together and not any(spoilt for _, spoilt in found):
-            self.together = False
-            log.warning("%s: copies train one by one, which takes several times longer: %s", self.call.name, failure)
-        return join([value for value, _ in found])
+        return join([self._one(alone, copy, batch) for copy in copies])
 
-    def _one(
-        self, alone: Callable[[dict[str, Tensor]], Any], copy: dict[str, Tensor], batch: Batch
-    ) -> tuple[Any, bool]:
-        """What `alone` gives for a copy; NaN, and True, where the module raises an error for these weights only.
+    def _goes_together(self, together: Callable[[dict[str, Tensor]], Any], batch: Batch) -> bool:
+        """Whether copies can go through the module together: tried once, on initial weights, so that it depends on
+        nothing that a run does.
+        """
+        if self.together is None:
+            try:
+                with self.call.mode(batch, torch.device("cpu")):
+                    together(self._named([p.expand(2, *p.shape).contiguous() for p in self.init(0)]))
+                self.together = True
+            except Exception as error:
+                if isinstance(error, TaskError) or is_out_of_memory(error):
+                    raise
+                self.together = False
+                why = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
+                log.warning("%s: copies train one by one, which takes several times longer: %s", self.call.name, why)
+        return self.together
+
+    def _one(self, alone: Callable[[dict[str, Tensor]], Any], copy: dict[str, Tensor], batch: Batch) -> Any:
+        """What `alone` gives for a copy; NaN where the module raises an error for these weights only.
 
         A loss may refuse what a diverging run makes, such as a probability that is NaN.
         """
         device = next(iter(copy.values())).device
         with self.call.mode(batch, device):
             try:
-                return alone(copy), False
-            except (TaskError, torch.OutOfMemoryError):
-                raise
+                return alone(copy)
             except Exception as error:
+                if isinstance(error, TaskError) or is_out_of_memory(error):
+                    raise
                 failure = error
         with self.call.mode(batch, device):
             try:
-                return _spoilt(alone({name: p.to(copy[name]) for name, p in self.call.initial(0).items()})), True
+                return _spoilt(alone({name: p.to(copy[name]) for name, p in self.call.initial(0).items()}))
             except Exception:
                 raise blamed(self.call.name, failure) from failure
 

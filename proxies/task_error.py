@@ -39,3 +39,17 @@ def _is_code_of(name: str, file: str) -> bool:
     if ".py" in name:
         return file == name.removesuffix(".py").partition(".py:")[0] + ".py"
     return "site-packages" not in file and not file.startswith((_HERE, "<"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the system or of a device.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("no"))
+    (True, False)
+    """
+    # torch says it of a CPU in a RuntimeError, and Ray has a class of the name of torch's
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or ("can't allocate memory" in str(error))
+    )

@@ -63,7 +63,7 @@ def workspace(owner: Hashable, like: Tensor, *shape: int) -> Workspace:
     return found
 
 
-def give_up(device: torch.device) -> int:
+def release_scratch(device: torch.device) -> int:
     """Forgets this thread's workspaces on a type of device; how many bytes that frees."""
     kept: dict[Hashable, Workspace] = _local.__dict__.get("kept", {})
     gone = [key for key, each in kept.items() if each.device.type == device.type]

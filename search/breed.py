@@ -75,7 +75,7 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     """
     random = np.random.Generator(np.random.Philox(key=[fold.config.seed, number]))
     parent = strategy.parent(fold.island(number), random)
-    weights = fold.paid.weights(strategy.mutator.weights) if fold.config.adapt else None
+    weights = fold.credit.weights(strategy.mutator.weights) if fold.config.adapt else None
     program, edits = parent.program, []
     for _ in range(strategy.length(random)):
         program, edit = strategy.mutator.mutate(program, random, weights)

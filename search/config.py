@@ -160,8 +160,15 @@ def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[st
         raise ConfigError(f"{path} has [[stages]], which name their tasks; leave out --task, or the stages")
     try:
         values = (on_tasks(tasks) if tasks else {}) | values
-        values |= {name: value for name, value in overrides.items() if value is not None}
-        return SearchConfig(**values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, path)) from None
+    return valid_config(values | {name: value for name, value in overrides.items() if value is not None}, path)
+
+
+def valid_config(values: Mapping[str, Any], path: Path | None = None) -> SearchConfig:
+    """The configuration of these values, read from `path`. Raises ConfigError with one line."""
+    try:
+        return SearchConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error, path)) from None
 
@@ -177,10 +184,14 @@ def _one_line(error: ValidationError, path: Path | None) -> str:
     return f"{path}: {message}" if path else message
 
 
+_ELSEWHERE = (
+    "minutes", "workers", "elites", "out", "resume", "executor", "address", "gpus", "device", "timeout",
+)  # fmt: skip
+
+
 def _unknown(name: str, in_stage: bool) -> str:
     elsewhere = {"from": "it is called 'start' here"} | {
-        option: f"it is an option of the command line, --{option}"
-        for option in ("minutes", "workers", "elites", "out", "resume")
+        option: f"it is an option of the command line, --{option}" for option in _ELSEWHERE
     }
     elsewhere |= dict.fromkeys(Stage.model_fields.keys() - {"seeds"}, "it is an option of a stage, under [[stages]]")
     fields = Stage.model_fields if in_stage else SearchConfig.model_fields

@@ -1,6 +1,7 @@
 """Elites: the best of a run, re-scored from their printed text on seeds the search never used.
 
-Seeds that pick are never the seeds that are shown. Intervals are corrected for the number of programs shown.
+Seeds that pick are never the seeds that are shown. Intervals are corrected for the number of programs shown. Passes run
+in float32 whatever the search trained in.
 """
 
 from __future__ import annotations
@@ -89,15 +90,13 @@ def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> Score | None:
     """The program that picking seeds choose among the fittest, with its score on the seeds that are shown."""
-    ranked = list(fold.fittest)[:count]
-    if not ranked:
+    programs = [Program.parse(c.final) for c in list(fold.fittest)[:count]]
+    if not programs:
         return None
     tasks = fold.config.stages[-1].tasks
     pick, show = fresh_seeds(1)
-    pick = pick[: LOOKS[0]]
-    picked = scores(dispatcher, [Program.parse(c.final) for c in ranked], Trial(tasks, seeds=pick))
-    best = max(picked, key=lambda score: score.fitness)
-    return scores(dispatcher, [best.program], Trial(tasks, seeds=show))[0]
+    best, *_ = race(dispatcher, programs, Trial(tasks, seeds=pick), 1, [""] * len(programs))
+    return scores(dispatcher, [programs[best]], Trial(tasks, seeds=show))[0]
 
 
 def pareto(elites: Sequence[Elite]) -> list[Elite]:

@@ -114,28 +114,30 @@ class Ledger:
         _find(folder)
         lock = _lock(folder)
         try:
-            ledger = Ledger(folder, lock)
-            ledger._check_format()
+            return Ledger(folder, lock)._checked()
         except LedgerError:
             lock.release()
             raise
-        return ledger
 
     @staticmethod
     def reading(folder: Path) -> AbstractContextManager[Ledger]:
         """The ledger of a run, running or not, to be read without locking it; closes at the end of the block."""
         _find(folder)
-        ledger = Ledger(folder, FileLock(folder / "lock"))
-        ledger._check_format()
-        return closing(ledger)
+        return closing(Ledger(folder, FileLock(folder / "lock"))._checked())
 
-    def _check_format(self) -> None:
-        found = self.meta().get("format")
-        if found != str(FORMAT):
+    def _checked(self) -> Ledger:
+        """This, if it is a ledger of this format; else its connection is closed."""
+        try:
+            found = self.meta().get("format")
+            if found != str(FORMAT):
+                raise LedgerError(
+                    f"{self.path}: ledger format {found}, this version reads {FORMAT}; "
+                    "go on with the version that wrote it"
+                )
+        except LedgerError:
             self.base.close()
-            raise LedgerError(
-                f"{self.path}: ledger format {found}, this version reads {FORMAT}; go on with the version that wrote it"
-            )
+            raise
+        return self
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Row by row: a ledger may be larger than memory."""

@@ -13,10 +13,10 @@ import numpy as np
 from ..dsl import Program
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
+from .credit import Credit
 from .fittest import Fittest
 from .island import Island
 from .ledger import Child
-from .paid import Paid
 
 _MEMORY = 400  # recent scores a hurdle's quantile is taken over
 _ENOUGH = 20  # scores before a hurdle drops by quantile
@@ -52,11 +52,11 @@ class Fold:
 
     config: SearchConfig
     starts: list[Member]
-    islands: list[Island] = field(default_factory=list)
+    islands: list[Island] = field(init=False)
     scored: dict[int, tuple[float, float]] = field(default_factory=dict)  # fitness, and RMS at the best learning rate
     fittest: Fittest = field(default_factory=Fittest)
-    recent: list[deque[float]] = field(default_factory=list)
-    paid: Paid = field(default_factory=Paid)
+    recent: list[deque[float]] = field(init=False)
+    credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -121,7 +121,7 @@ class Fold:
             self.fittest.add(child)
         if child.steps and child.parent is not None:
             before, _ = self.scored.get(child.parent, (math.inf, 0.0))
-            self.paid.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
+            self.credit.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
             self.recent[stage].append(score["fitness"])
@@ -149,5 +149,5 @@ class Fold:
         """The best of every island joins the next one, in a ring."""
         best = [island.best for island in self.islands]
         for member, island in zip(best, [*self.islands[1:], self.islands[0]], strict=True):
-            if member is not None:
+            if member is not None and member not in island.members:
                 island.add(member, self.rounds)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..dsl import Program
-from ..evaluator.dispatcher import Dispatcher, Done
+from ..evaluator.curve import curves_digest
+from ..evaluator.dispatcher import SET_ASIDE, Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
 from .breed import Bred, make_child, make_start, remember
 from .config import SearchConfig
@@ -65,7 +66,8 @@ class Round:
     def submit(self, dispatcher: Dispatcher) -> list[int]:
         """Starts the current stage, its seeds side by side; gives the tickets."""
         programs = tuple(self.programs[i] for i in self.active)
-        jobs = by_seed(Job(programs, self.config.trial(self.stage)))
+        trial = self.config.trial(self.stage)
+        jobs = by_seed(Job(programs, trial, curves_digest(trial.tasks)))
         self.done = {dispatcher.submit(job): None for job in jobs}
         return list(self.done)
 
@@ -98,7 +100,7 @@ class Round:
 
     def _judged(self, child: Child, score: Score) -> Child:
         """The child with this stage's score. One that was dropped before is only trained on for the audit."""
-        fault = score.reason.startswith("set aside")
+        fault = score.reason.startswith(SET_ASIDE)
         failed = f"{'fault' if fault else 'failed'}: {score.reason}" if score.reason else ""
         below = "" if score.fitness >= self.thresholds[self.stage] else f"dropped: stage {self.stage + 1}"
         newly_dropped = below and not failed and not child.reason and self.stage + 1 < len(self.config.stages)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from ..dsl import Program
 from ..dsl.ops import SPACES
-from ..evaluator.curve import curve_of, dump
+from ..evaluator.curve import curve_of, curves_digest
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import Trial
 from ..evaluator.machine import machine
-from ..evaluator.memory import check_fits
+from ..evaluator.memory import PopulationTooLarge, check_fits
 from ..proxies import task
 from .breed import make_start, remember, start_member
-from .config import ConfigError, SearchConfig
+from .config import ConfigError, SearchConfig, valid_config
 from .found import load_any
 from .ledger import Child, Ledger, LedgerError
 from .population import Fold
@@ -163,19 +163,29 @@ class _Search:
 def create_run(folder: Path, config: SearchConfig, device: str = "cpu") -> Ledger:
     """A new run folder; the ledger records configuration, start programs, versions and the kind of machine.
 
-    What would stop the search later stops it here: a start program that cannot be trained, a task whose AdamW
-    curve is missing.
+    Raises what `check_run` raises.
+    """
+    starts = check_run(config, device)
+    texts = json.dumps([str(program) for program in starts])
+    return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config, device)})
+
+
+def check_run(config: SearchConfig, device: str = "cpu", workers: int = 1) -> list[Program]:
+    """The start programs of a run that can be.
+
+    What would stop the search later stops it here: a start program that cannot be trained, a task whose AdamW curve is
+    missing (NoCurve), a round too large for the memory that so many workers share (ConfigError).
     """
     starts = [load_any(name) for name in config.start]
     for name, program in zip(config.start, starts, strict=True):
         if reason := make_start(0, program, {}).child.reason:
             raise ConfigError(f"start: {name} cannot be trained: {reason.removeprefix('rejected: ')}")
-    _check_room(config, starts, device)
-    texts = json.dumps([str(program) for program in starts])
-    return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config, device)})
+    _curves(config)
+    _check_room(config, starts, device, workers)
+    return starts
 
 
-def _check_room(config: SearchConfig, starts: list[Program], device: str) -> None:
+def _check_room(config: SearchConfig, starts: list[Program], device: str, workers: int) -> None:
     """Raises PopulationTooLarge where a round does not fit the memory that it would train in, if that is here."""
     import torch
 
@@ -184,7 +194,11 @@ def _check_room(config: SearchConfig, starts: list[Program], device: str) -> Non
     for stage in config.stages:
         for name in stage.tasks:
             copies = config.round * len(stage.lr_factors) + 1  # and AdamW beside them
-            check_fits(task(name), starts, device, config.dtype, copies)
+            try:
+                check_fits(task(name), starts, device, config.dtype, workers * copies)
+            except PopulationTooLarge as error:
+                each = f" on each of {workers} workers" if workers > 1 else ""
+                raise ConfigError(f"round: {config.round} children train as {copies} copies{each}: {error}") from None
 
 
 def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, list[str]]:
@@ -214,8 +228,10 @@ def _stored_config(path: Path, meta: dict[str, str]) -> SearchConfig:
     """The configuration of a run, whose start programs are stored beside it: their names may mean others now."""
     try:
         values, _ = json.loads(meta["config"]), json.loads(meta["starts"])
-        config = SearchConfig.model_validate(values | {"start": ("adamw",)})
+        config = valid_config(values | {"start": ("adamw",)})
         return config.model_copy(update={"start": tuple(values["start"])})
+    except ConfigError as error:
+        raise LedgerError(f"{path}: its configuration does not hold here: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise LedgerError(f"{path}: its configuration cannot be read by this version") from None
 
@@ -235,9 +251,6 @@ def _curves(config: SearchConfig) -> str:
     """A hash of every AdamW curve that the search and its re-scoring read; raises NoCurve where one is missing."""
     shares = [(name, stage.share) for stage in config.stages for name in stage.tasks]
     shares += [(name, 1.0) for name in (*config.stages[-1].tasks, *config.held_out)]
-    curves = set()
     for name, share in shares:
-        curve = curve_of(task(name))
-        curve.point(Trial((name,), share).steps_each())
-        curves.add(dump(curve))
-    return hashlib.blake2b("".join(sorted(curves)).encode(), digest_size=6).hexdigest()
+        curve_of(task(name)).point(Trial((name,), share).steps_each())
+    return curves_digest(tuple(name for name, _ in shares))

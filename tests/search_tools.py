@@ -181,6 +181,17 @@ def stopping(job: Job) -> list[Score]:
     return evaluate(job)
 
 
+def raising_always(job: Job) -> list[Score]:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+
+def telling_memory(job: Job) -> list[Score]:
+    """What the worker takes for available, as fitness."""
+    from stepsmith.evaluator.available import available
+
+    return [Score(program, available("cpu")) for program in job.programs]
+
+
 # --- many faults in one run: what a plan says becomes of each job -------------------------------------------
 
 PLAN = "STEPSMITH_TEST_PLAN"  # names a folder: faults.json by number of job, poison.json, and the count of jobs

@@ -345,7 +345,7 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
         ("steps = 0", "search.toml: steps: "),
         ("stages = []", "search.toml: stages: "),
         ("dtype = 'float8'", "search.toml: dtype: "),
-        ("round = 100_000_000", "a population of 100000001 on quadratic needs "),
+        ("round = 100_000_000", "round: 100000000 children train as 100000001 copies: a population of 100000001 on"),
         ("space = lion45", "search.toml: Invalid value (at line 1, column 9)"),
         ("start = ['x.opt']", "search.toml: start: cannot read 'x.opt': No such file or directory"),
         ("held_out = ['quadratic_steep']", "task 'quadratic_steep' has no AdamW curve; make one: stepsmith tune"),
@@ -353,14 +353,13 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
 )
 def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path, toml, words):
     from stepsmith.evaluator.curve import NoCurve
-    from stepsmith.evaluator.memory import PopulationTooLarge
     from stepsmith.search.config import ConfigError, read_config
     from stepsmith.search.run import create_run
 
     path = tmp_path / "search.toml"
     path.write_text(toml)
     quick = {} if "stages" in toml else {"stages": ({"tasks": ["quadratic"]},)}
-    with pytest.raises((ConfigError, NoCurve, PopulationTooLarge)) as caught:
+    with pytest.raises((ConfigError, NoCurve)) as caught:
         create_run(tmp_path / "run", read_config(path, {"start": None if "start" in toml else ("sgd",)} | quick))
     message = str(caught.value).replace(f"{tmp_path}/", "")
     assert message.startswith(words) and "\n" not in message

@@ -9,15 +9,27 @@ from pathlib import Path
 import pytest
 
 from stepsmith.dsl import Program
-from stepsmith.evaluator.curve import LOWEST, NoCurve
+from stepsmith.evaluator.curve import LOWEST, NoCurve, curves_digest
 from stepsmith.evaluator.dispatcher import Dispatcher, Done
-from stepsmith.evaluator.executors import Inline, make_executor
+from stepsmith.evaluator.executors import ExecutorError, Inline, make_executor
 from stepsmith.evaluator.fitness import Job, Trial, evaluate
 from stepsmith.evaluator.processes import Processes
 
 sys.path.append(str(Path(__file__).parent))  # workers get it too, and find the work there by name
 
-from search_tools import GUILTY, PIDS, alive, descendants, dying, dying_once, hanging, raising, wait_for
+from search_tools import (
+    GUILTY,
+    PIDS,
+    alive,
+    descendants,
+    dying,
+    dying_once,
+    hanging,
+    raising,
+    raising_always,
+    telling_memory,
+    wait_for,
+)
 
 TRIAL = Trial(("quadratic",), share=0.125, seeds=(0, 1))
 TEXTS = (f"def sgd(w, g, lr={lr}):\n    return lr * g\n" for lr in (0.6, 0.9, GUILTY, 1.2, 0.3))
@@ -83,10 +95,10 @@ def test_the_guilty_program_is_set_aside_and_the_others_are_scored(
     assert ended.scores[BAD].reason == f"set aside: {words}"
     assert (ended.scores[BAD].program, ended.scores[BAD].fitness) == (PROGRAMS[BAD], LOWEST)
     assert [s for i, s in enumerate(ended.scores) if i != BAD] == [s for i, s in enumerate(fair) if i != BAD]
-    assert ended.faults[0] == f"retried: {words}"
-    assert [GUILTY in fault for fault in ended.faults[1:]] == [True]
+    assert ended.faults[:-1] == [f"retried: {words}"] * 2  # the whole batch, and the guilty one alone
+    assert GUILTY in ended.faults[-1]
     met = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert len(met) >= 3  # tried again, split, named
+    assert len(met) >= 4  # tried again, split, alone, named
     if work is not raising:
         wait_for(lambda: not any(alive(pid) for pid in met), seconds=10)
     [after] = done(dispatcher, Job(PROGRAMS[:2], TRIAL))  # the executor is as good as before
@@ -184,3 +196,44 @@ def test_no_workers_means_this_process():
     two = make_executor(2)
     assert isinstance(two, Processes) and two.workers == 2
     two.close()
+
+
+def test_when_all_of_a_batch_fail_the_search_ends_in_one_line(processes):
+    """A machine without memory is not the programs' fault."""
+    dispatcher = processes(1, work=raising_always)
+    with pytest.raises(ExecutorError, match=r"all 5 programs of a batch failed, the last because it ran out of memory"):
+        done(dispatcher, JOB)
+
+
+def test_workers_without_memory_are_refused(monkeypatch):
+    from stepsmith.evaluator import available
+
+    monkeypatch.setattr(available, "available", lambda device: 1_000_000_000)
+    with pytest.raises(ExecutorError, match=r"64 workers have 0\.02 GB of memory each, .* --workers 2$"):
+        make_executor(64)
+
+
+def test_a_job_made_elsewhere_for_another_task_is_refused():
+    with pytest.raises(NoCurve, match=r"quadratic is another task on .*: bring its file there, and its curve$"):
+        evaluate(Job(PROGRAMS, TRIAL, curves="beef"))
+    assert evaluate(Job(PROGRAMS[:1], TRIAL, curves=curves_digest(TRIAL.tasks))) == evaluate(Job(PROGRAMS[:1], TRIAL))
+
+
+@pytest.mark.parametrize("name", ["thread", "slurm"])
+def test_an_unknown_executor_is_named(name):
+    with pytest.raises(ExecutorError, match=f"unknown executor '{name}'"):
+        make_executor(2, name)
+
+
+def test_options_of_ray_are_for_ray():
+    with pytest.raises(ExecutorError, match="an address is an option of the executor ray, not of processes"):
+        make_executor(2, address="auto")
+    with pytest.raises(ExecutorError, match="needs a worker; leave out --workers 0"):
+        make_executor(0, "processes")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is bounded on Linux alone")
+def test_a_bounded_worker_knows_its_bound(processes):
+    """So that a population that is too large is refused there, and not allocated."""
+    [ended] = done(processes(1, work=telling_memory, memory=700_000_000), Job(PROGRAMS[:1], TRIAL))
+    assert 100_000_000 < ended.scores[0].fitness < 600_000_000

@@ -12,8 +12,8 @@ from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.evaluator.processes import Processes
 from stepsmith.search.breed import make_start, start_member
+from stepsmith.search.credit import Credit
 from stepsmith.search.mutate import Mutator
-from stepsmith.search.paid import Paid
 from stepsmith.search.population import Fold
 from stepsmith.search.run import Stop
 
@@ -45,7 +45,7 @@ def test_resuming_changes_no_row(tmp_path, archipelago):
     search(tmp_path / "run", config.model_copy(update={"steps": 3000}))
     again = resume_to(tmp_path / "run", config)
     assert rows(tmp_path / "run") == rows(folder)
-    assert (again.islands, again.paid.wins) == (fold.islands, fold.paid.wins)
+    assert (again.islands, again.credit.wins) == (fold.islands, fold.credit.wins)
 
 
 def resume_to(folder, config):
@@ -93,15 +93,15 @@ def test_the_best_of_an_island_goes_to_the_next_at_the_set_round(tmp_path):
 def test_wins_are_children_that_beat_their_parents(archipelago):
     folder, _, fold = archipelago
     every = {c.child: c for c in children(folder)}
-    paid = Paid()
+    credit = Credit()
     for child in every.values():
         if child.parent is None or not child.steps:
             continue
         parent = every[child.parent]
         parent = parent if parent.alias_of is None else every[parent.alias_of]
-        paid.add(child.edit.split("+"), child.scored and child.fitness > parent.fitness)
-    assert dict(fold.paid.tries) == pytest.approx(dict(paid.tries))
-    assert dict(fold.paid.wins) == pytest.approx(dict(paid.wins)) and sum(paid.wins.values()) > 0
+        credit.add(child.edit.split("+"), child.scored and child.fitness > parent.fitness)
+    assert dict(fold.credit.tries) == pytest.approx(dict(credit.tries))
+    assert dict(fold.credit.wins) == pytest.approx(dict(credit.wins)) and sum(credit.wins.values()) > 0
 
 
 def test_weights_say_which_edits_are_drawn():
@@ -112,9 +112,9 @@ def test_weights_say_which_edits_are_drawn():
 
 
 def test_no_edit_dies_out_or_takes_over():
-    paid = Paid()
+    credit = Credit()
     for _ in range(5000):
-        paid.add(["wire"], True)
-        paid.add(["insert"], False)
-    assert paid.weights({"wire": 1.0, "insert": 1.0}) == {"wire": pytest.approx(2.0, rel=0.1), "insert": 1 / 3}
-    assert Paid().weights({"wire": 1.5}) == {"wire": 1.5}
+        credit.add(["wire"], True)
+        credit.add(["insert"], False)
+    assert credit.weights({"wire": 1.0, "insert": 1.0}) == {"wire": pytest.approx(2.0, rel=0.1), "insert": 1 / 3}
+    assert Credit().weights({"wire": 1.5}) == {"wire": 1.5}

@@ -61,10 +61,10 @@ def test_the_best_of_a_group_stays_whatever_others_do():
     assert set(order[:3]) == {0, 1, 2} and order[3] == 3
 
 
-def test_with_enough_places_for_all_one_look_is_enough():
+def test_with_places_for_all_they_race_for_the_order():
     track = Track([0.0, 0.1], noise=0.5)
     assert sorted(track.race(keep=2)) == [0, 1]
-    assert track.runs == [LOOKS[0]] * 2
+    assert track.runs == [LOOKS[-1]] * 2
 
 
 def test_chance_seldom_puts_one_of_equals_out():

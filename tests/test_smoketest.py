@@ -47,6 +47,13 @@ class Forgetful(Sound):
         return module
 
 
+class Rooted(Sound):
+    """Its loss is finite, and a gradient of it is not: that of a norm at 0."""
+
+    def loss(self, module, batch):
+        return F.cross_entropy(module(batch.x), batch.y) + (0 * module(batch.x)).square().sum().sqrt()
+
+
 class Fixed(Sound):
     one = own_modules.network()
 
@@ -125,6 +132,7 @@ class Infinite(Sound):
         (Real, "give the task a loss(module, batch)"),
         (Raising, "IndexError: index 99 is out of bounds"),
         (Infinite, "shapes: losses of 4 copies are"),
+        (Rooted, "shapes: a gradient is not finite"),
     ],
 )
 def test_what_is_not_sound_is_one_line(task, says):
@@ -136,3 +144,22 @@ def test_what_is_not_sound_is_one_line(task, says):
 def test_the_line_of_the_tasks_own_code_is_named():
     with pytest.raises(TaskError, match=r"test_smoketest.py:\d+: IndexError"):
         ss.smoketest_task(Raising)
+
+
+def test_data_that_is_drawn_anew_in_every_process_is_found(tmp_path):
+    text = """import torch
+from torch import nn
+import stepsmith as ss
+
+class Mine:
+    steps, batch = 48, 8
+    data = ss.Examples(torch.randn(200, 6), torch.arange(200) % 2)
+
+    def module(self):
+        return nn.Linear(6, 2)
+"""
+    for name, seeded in (("drawn", text), ("seeded", text.replace("torch.randn(200, 6)", "torch.eye(200)[:, :6]"))):
+        (tmp_path / f"{name}.py").write_text(seeded)
+    assert ss.smoketest_task(f"{tmp_path}/seeded.py:Mine")
+    with pytest.raises(TaskError, match="another process loads other data or settings from the file"):
+        ss.smoketest_task(f"{tmp_path}/drawn.py:Mine")

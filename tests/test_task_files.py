@@ -135,8 +135,18 @@ def test_tuning_goes_on_where_it_was_interrupted_and_makes_a_quick_curve_whole(f
     assert told[0].startswith(f"{mine.name}: 1 horizons, {TINY.runs()} runs at each, ")
     assert not any(" 12 steps" in text for text in told)
     assert make_curve(mine, TINY, (0.25, 1.0)).points == made.points
+    curve_path(mine).unlink()
+    assert make_curve(mine, TINY, (0.25, 1.0)).points == made.points  # as if it had never been interrupted
     more = make_curve(mine, Budget(first=5, rounds=1, each=2, finalists=2), (0.25, 0.5))
     assert [p.runs for p in more.points] == [TINY.runs() + 1, TINY.runs() + 1, TINY.runs()]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"task": "x"}\n', "[1]\n"], ids=["empty", "cut", "half", "other"])
+def test_a_damaged_curve_is_one_line(file, text):
+    curve_path(task("my_task.py:Mine")).write_text(text)
+    for use in (curve_of, lambda mine: make_curve(mine, TINY, (0.25, 0.5))):
+        with pytest.raises(NoCurve, match=r"Mine.curve.jsonl is damaged; remove it, and make it anew: stepsmith tune"):
+            use(task("my_task.py:Mine"))
 
 
 def test_workers_make_the_same_curve(file):
@@ -172,6 +182,24 @@ def stepsmith(file, monkeypatch, capsys):
         return out
 
     return run
+
+
+def test_a_run_whose_task_is_gone_says_which(file, stepsmith, tmp_path, monkeypatch, capsys):
+    make_curve(task("my_task.py:Mine"), TINY, (0.125, 0.25, 1.0))
+    stepsmith(
+        "search", "--task", "my_task.py:Mine", "--minutes", "0", "--workers", "0", "--elites", "0", "--out", "run"
+    )
+    file.rename(tmp_path / "elsewhere.py")
+    monkeypatch.setattr(sys, "argv", ["stepsmith", "search", "--resume", "run"])
+    from stepsmith.proxies import registry
+
+    for cached in (getattr(registry, name) for name in dir(registry)):
+        getattr(cached, "cache_clear", lambda: None)()
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert said.startswith("stepsmith: run/ledger.sqlite: its configuration does not hold here: stages.")
+    assert "my_task.py" in said and said.count("\n") == 1
 
 
 def test_a_search_on_a_task_of_ones_own_from_tuning_to_resuming(file, stepsmith):

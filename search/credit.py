@@ -11,7 +11,7 @@ _MOST = 3.0  # a weight moves by at most this factor, so that no kind dies out
 
 
 @dataclass
-class Paid:
+class Credit:
     """Tries and wins by kind of edit; a child of several edits counts for each in part."""
 
     tries: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -26,11 +26,11 @@ class Paid:
     def weights(self, before: Mapping[str, float]) -> dict[str, float]:
         """Weights times how often each kind won, relative to all kinds together.
 
-        >>> paid = Paid()
+        >>> credit = Credit()
         >>> for number in range(400):
-        ...     paid.add(["wire"], number % 4 == 0)
-        ...     paid.add(["insert"], number % 40 == 0)
-        >>> {name: round(weight, 2) for name, weight in paid.weights({"wire": 1.0, "insert": 1.0}).items()}
+        ...     credit.add(["wire"], number % 4 == 0)
+        ...     credit.add(["insert"], number % 40 == 0)
+        >>> {name: round(weight, 2) for name, weight in credit.weights({"wire": 1.0, "insert": 1.0}).items()}
         {'wire': 1.6, 'insert': 0.4}
         """
         rate = sum(self.wins.values()) / max(sum(self.tries.values()), 1.0)

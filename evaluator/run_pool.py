@@ -29,13 +29,13 @@ class Part:
     steps: int
 
 
-class Trainer:
+class RunPool:
     """Trains runs of one task, on `workers` processes or, for 0, in this one; close it, or use it in a `with`.
 
     >>> from ..dsl import Program
     >>> sgd = Run(Program.parse("def sgd(w, g, lr=0.03):\\n  return lr * g"))
-    >>> with Trainer(task_named("quadratic")) as trainer:
-    ...     [[loss]] = trainer.losses([([sgd], 0)], steps=20)
+    >>> with RunPool(task_named("quadratic")) as pool:
+    ...     [[loss]] = pool.losses([([sgd], 0)], steps=20)
     >>> loss < 8
     True
     """
@@ -71,7 +71,7 @@ class Trainer:
         """Stops all workers now."""
         self.executor.close()
 
-    def __enter__(self) -> Trainer:
+    def __enter__(self) -> RunPool:
         return self
 
     def __exit__(
