@@ -1,7 +1,7 @@
 """Brings every job to an end on an executor, whatever its programs do to workers.
 
-A batch whose worker died or hung is tried once more, then split until the guilty program is named; a split batch keeps
-every program in its place.
+A batch whose worker died or hung is tried once more, then split until the guilty program is alone, tried thrice and named; a
+split batch keeps every program in its place.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from .memory import PopulationTooLarge
 
 SET_ASIDE = "set aside"
 NOBODYS = (NoCurve, TaskError, UnknownTask, ExecutorError)  # errors that no program is guilty of
+_ALONE = 3  # tries of a program that is alone: a lost node or two must not look like its fault
 _ALL = 4  # programs of a batch from which on it is odd that all should fail
 
 
 @dataclass
 class _Part:
-    """A job, or a part of it after a fault, and how often it was tried."""
+    """A job, or a part of it after a fault, and how many tries it has."""
 
     ticket: int
     job: Job
     places: tuple[int, ...]
-    tries: int = 0
+    tries: int = 2
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,15 @@ class Dispatcher:
         self.missing.clear()
 
     def _fault(self, part: _Part, entry: Done, error: BaseException) -> None:
-        """Once more; then in halves, and a program that is alone once more; then it is set aside.
+        """Once more; then in halves, and a program that is alone up to three times; then it is set aside.
 
         What is nobody's fault (a task without a curve, no worker) ends the search.
         """
         if isinstance(error, NOBODYS):
             raise error
-        if part.tries == 0:
+        if part.tries > 1:
             entry.faults.append(f"retried: {_describe(error)}")
-            self._start(replace(part, tries=1))
+            self._start(replace(part, tries=part.tries - 1))
         elif len(part.places) > 1:
             self._halve(part)
         else:
@@ -113,8 +114,8 @@ class Dispatcher:
         self.missing[part.ticket] += 1
         for places in (part.places[:half], part.places[half:]):
             kept = tuple(p if i in places else None for i, p in enumerate(part.job.programs))
-            # A program alone is tried twice: a lost node or two must not look like its fault.
-            self._start(_Part(part.ticket, replace(part.job, programs=kept), places, tries=int(len(places) > 1)))
+            tries = 1 if len(places) > 1 else _ALONE
+            self._start(_Part(part.ticket, replace(part.job, programs=kept), places, tries))
 
     def _set_aside(self, part: _Part, entry: Done, why: str) -> None:
         """The score stays the lowest, with the reason. Where all programs of a batch fail, they are not the reason."""

@@ -95,10 +95,10 @@ def test_the_guilty_program_is_set_aside_and_the_others_are_scored(
     assert ended.scores[BAD].reason == f"set aside: {words}"
     assert (ended.scores[BAD].program, ended.scores[BAD].fitness) == (PROGRAMS[BAD], LOWEST)
     assert [s for i, s in enumerate(ended.scores) if i != BAD] == [s for i, s in enumerate(fair) if i != BAD]
-    assert ended.faults[:-1] == [f"retried: {words}"] * 2  # the whole batch, and the guilty one alone
+    assert ended.faults[:-1] == [f"retried: {words}"] * 3  # the whole batch, and the guilty one alone
     assert GUILTY in ended.faults[-1]
     met = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert len(met) >= 4  # tried again, split, alone, named
+    assert len(met) >= 5  # tried again, split, alone, named
     if work is not raising:
         wait_for(lambda: not any(alive(pid) for pid in met), seconds=10)
     [after] = done(dispatcher, Job(PROGRAMS[:2], TRIAL))  # the executor is as good as before
