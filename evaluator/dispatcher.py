@@ -1,7 +1,7 @@
 """Brings every job to an end on an executor, whatever its programs do to workers.
 
-A batch whose worker died or hung is tried once more, then split until the guilty program is alone, tried thrice and named; a
-split batch keeps every program in its place.
+A batch whose worker died or hung is tried once more, then split until the guilty program is alone, tried three times
+and named; a split batch keeps every program in its place.
 """
 
 from __future__ import annotations
