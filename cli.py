@@ -73,7 +73,9 @@ def main() -> None:
         line = _expected(error)
         if line is None or os.environ.get("STEPSMITH_DEBUG"):
             raise
-        print(line, file=sys.stderr)
+        print(line, file=sys.stderr, flush=True)
+        if type(error).__name__ == "ClusterLost":
+            os._exit(2)  # Ray would wait at the exit for a cluster that is gone
         sys.exit(2)
 
 
@@ -111,7 +113,9 @@ def search(
         str | None, typer.Option(help="Ops that mutation may write: lion45, elementwise or matrix.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after this many training steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Stop after this many training steps, and the rounds that are begun.")
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0, help="Stop after this long [default: 8 unless --steps]; re-scoring comes on top."),

@@ -6,6 +6,7 @@ and named; a split batch keeps every program in its place.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from .curve import LOWEST, NoCurve
 from .executors import Executor, ExecutorError, Report
 from .fitness import Job, Score
 from .memory import PopulationTooLarge
+
+log = logging.getLogger(__name__)
 
 SET_ASIDE = "set aside"
 NOBODYS = (NoCurve, TaskError, UnknownTask, ExecutorError)  # errors that no program is guilty of
@@ -103,6 +106,7 @@ class Dispatcher:
             raise error
         if part.tries > 1:
             entry.faults.append(f"retried: {_describe(error)}")
+            log.warning("%s; its job is tried again", _describe(error))
             self._start(replace(part, tries=part.tries - 1))
         elif len(part.places) > 1:
             self._halve(part)
@@ -123,10 +127,11 @@ class Dispatcher:
         reason = f"{SET_ASIDE}: {why}"
         entry.scores[place] = replace(entry.scores[place], reason=reason)
         entry.faults.append(f"{reason}\n{part.job.programs[place]}")
+        log.warning("%s is set aside: %s", getattr(part.job.programs[place], "name", "a program"), why)
         self.missing[part.ticket] -= 1
         if len(entry.scores) >= _ALL and all(score.reason.startswith(SET_ASIDE) for score in entry.scores):
             raise ExecutorError(f"all {len(entry.scores)} programs of a batch failed, the last because {why}: "
-                                "that is not theirs to mend; nothing committed is lost")  # fmt: skip
+                                "that is not theirs to mend")  # fmt: skip
 
 
 _DEAD = {"ProcessExpired", "BrokenProcessPool", "ActorDiedError", "ActorUnavailableError", "RayActorError"}

@@ -90,6 +90,10 @@ class ExecutorError(RuntimeError):
     """An executor that cannot be had, or has lost all its workers, in one line."""
 
 
+class ClusterLost(ExecutorError):
+    """A cluster that does not answer any more. Its library waits for it, also at the end of the process."""
+
+
 def make_executor(
     workers: int | None = None,
     kind: str = "",

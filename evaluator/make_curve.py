@@ -13,12 +13,13 @@ from ..discovered import load
 from ..proxies import Task, TaskError, tasks
 from .curve import HORIZONS, Curve, Point, curve_path, dump, stored_curve
 from .run_pool import RunPool
-from .smoketest import step_seconds
+from .smoketest import step_seconds, validation_seconds
 from .tune import SHOWN_SEEDS, Budget, Settings, settings_of, tune
 
 WHOLE = Budget()
 #: A first try: an eighth of the work of a whole curve, enough for the stages of a search.
 QUICK = Budget(first=16, rounds=1, each=16, finalists=4)
+_STARTING = 10.0  # seconds of processes that load, and of drawing data
 _FINALISTS = 4  # that the next horizon starts from
 QUICK_HORIZONS: tuple[float, ...] = (1 / 8, 1 / 4, 1.0, 2.0)
 
@@ -63,7 +64,8 @@ def make_curve(
             point, finalists = tune(task, load("adamw_clip"), steps, random, budget, near, tell=tell, pool=pool)
             if not math.isfinite(point.loss):
                 raise TaskError(
-                    f"{task.name}: AdamW comes to no lower loss in {steps} steps than it begins with; give it more"
+                    f"{task.name}: AdamW comes to no lower loss in {steps} steps than it begins with; raise the task's "
+                    f"`steps`, {task.steps} now, or leave out horizons that are too short: --horizons"
                 )
             points[steps] = replace(point, finalists=tuple(finalists[:_FINALISTS]))
             _write(task, points)
@@ -85,8 +87,10 @@ def _tell_of_time(task: Task, due: Sequence[int], budget: Budget, workers: int, 
     if not due:
         tell(f"{task.name}: the curve has these horizons already")
         return
-    steps = (budget.runs() + len(SHOWN_SEEDS)) * sum(due)
-    minutes = steps * step_seconds(task) / max(1, workers) / 60
+    runs = budget.runs() + len(SHOWN_SEEDS)
+    steps = runs * sum(due)
+    seconds = steps * step_seconds(task) + runs * len(due) * validation_seconds(task) + _STARTING
+    minutes = seconds / max(1, workers) / 60
     time = f"{minutes:.0f} min" if minutes > 1.5 else f"{max(1, 60 * minutes):.0f} s"
     tell(f"{task.name}: {len(due)} horizons, {budget.runs()} runs at each, {steps:,} steps: about {time}")
 

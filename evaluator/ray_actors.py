@@ -14,12 +14,12 @@ import socket
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from .executors import ExecutorError, Report, Work, default_workers, report_of
+from .executors import ClusterLost, ExecutorError, Report, Work, default_workers, report_of
 from .fitness import Job, evaluate
 from .machine import machine, source_digest
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _WATCH = 0.5  # seconds between looks at timeouts and at the size of the cluster
 _FALSE_STARTS = 10  # actors in a row that end before they are ready
+_SILENCE = 10.0  # seconds until a head that does not answer is taken for gone; Ray ends the process after 60
 _SAY = 60.0  # seconds without any worker until that is said
 _PATIENCE = 1200.0  # and until what waits is given up; a cloud takes minutes for a node
 
@@ -111,15 +112,20 @@ class RayActors:
         self.facts = machine() | source_digest() if device == "cpu" else None
         self.node = self.ray.get_runtime_context().get_node_id()
         self.false_starts, self.last_ready, self.said = 0, time.monotonic(), 0.0
-        self.closed = threading.Event()
+        self.closed, self.lost = threading.Event(), False
+        self.head = self.ray.get_runtime_context().gcs_address
         self._fill()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def submit(self, job: Job) -> Future[Report]:
         """Queues the job."""
         future: Future[Report] = Future()
         with self.queue.lock:
+            if self.lost:
+                future.set_exception(self._gone())
+                return future
             self.queue.jobs.append((job, future))
         self._assign()
         return future
@@ -141,6 +147,8 @@ class RayActors:
         if self.closed.is_set():
             return
         self.closed.set()
+        if self.lost:
+            return  # Ray would wait for it
         self.watcher.join()
         with self.queue.lock:
             for actor in self.queue.actors:
@@ -247,10 +255,11 @@ class RayActors:
             actor.future = None
             if error is not None and not isinstance(cause, Exception):
                 self._drop(actor)
-        if error is None:
-            future.set_result(done.result())
-        else:
-            future.set_exception(cause if isinstance(cause, Exception) else error)
+        with suppress(InvalidStateError):  # the cluster was lost meanwhile
+            if error is None:
+                future.set_result(done.result())
+            else:
+                future.set_exception(cause if isinstance(cause, Exception) else error)
         self._assign()
 
     def _end(self, actor: _Actor, future: Future[Report]) -> None:
@@ -268,7 +277,7 @@ class RayActors:
 
     def _watch(self) -> None:
         """Ends what takes too long, and keeps as many workers as there should be."""
-        while not self.closed.wait(_WATCH):
+        while not self.closed.wait(_WATCH) and not self.lost:
             now, lost = time.monotonic(), ""
             with self.queue.lock:
                 late = [(a, a.future) for a in self.queue.actors if a.future and now - a.since > self.timeout]
@@ -280,6 +289,30 @@ class RayActors:
                 lost = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._assign()
             self._look_for_workers(now, lost)
+
+    def _listen(self) -> None:
+        """Fails all jobs, those at work too, when the head of the cluster has been silent for long.
+
+        In a thread of its own, because calls of Ray wait for the head.
+        """
+        heard = time.monotonic()
+        while not self.closed.wait(_WATCH) and not self.lost:
+            if _answers(self.head):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE:
+                self._lose()
+
+    def _lose(self) -> None:
+        with self.queue.lock:
+            self.lost = True
+            busy = [actor.future for actor in self.queue.actors if actor.future]
+            self.queue.actors.clear()
+            waiting = [future for _, future in iter(self._next, None)]
+        for future in (*busy, *waiting):
+            future.set_exception(self._gone())
+
+    def _gone(self) -> ClusterLost:
+        return ClusterLost(f"the Ray cluster at {self.head} is gone")
 
     def _look_for_workers(self, now: float, lost: str) -> None:
         """Says when no worker is left, and fails what waits when none comes."""
@@ -331,13 +364,18 @@ def _first(error: Exception) -> str:
 
 def _knock(address: str) -> None:
     """Ray waits for minutes where nobody listens."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon:
-        return  # "auto", and what Ray knows by a name
+    if ":" in address and not _answers(address):  # "auto" has none, nor what Ray knows by a name
+        raise ExecutorError(_nobody(address))
+
+
+def _answers(address: str) -> bool:
+    """Whether someone listens at HOST:PORT."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError):
-        raise ExecutorError(_nobody(address)) from None
+        return False
+    return True
 
 
 def _nobody(address: str) -> str:

@@ -69,6 +69,16 @@ def step_seconds(task: Task, copies: int = _TIMED_COPIES) -> float:
     return taken / count / copies
 
 
+def validation_seconds(task: Task, copies: int = _TIMED_COPIES) -> float:
+    """Seconds that the held-out loss takes a copy."""
+    params, batches = _population(task, copies), task.validation()
+    start = time.perf_counter()
+    with torch.no_grad():
+        for batch in batches:
+            task.model.loss(params, batch)
+    return (time.perf_counter() - start) / copies
+
+
 def _first(task: Task, seed: int = 0, steps: int = 1) -> Batch:
     return next(iter(task.batches(seed, steps)))
 

@@ -65,7 +65,10 @@ class Source:
     def fresh_validation(self) -> list[Batch]:
         """The held-out data, made anew."""
         try:
-            return [self._batch(given, None) for given in self.data.validation()]
+            found = self.data.validation()
+            if isinstance(found, tuple) and any(hasattr(part, "shape") for part in found):
+                raise TaskError(f"{self.name}: validation() is a list of pairs, [(x, y)], and not one pair")
+            return [self._batch(given, None) for given in found]
         except Exception as error:
             raise blamed(self.name, error) from error
 

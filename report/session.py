@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..discovered import identify
 from ..dsl import Program
 from ..evaluator.dispatcher import Dispatcher
+from ..evaluator.executors import ExecutorError
 from ..search.config import SearchConfig
 from ..search.elites import rescore
 from ..search.ledger import Ledger
@@ -66,6 +67,8 @@ def run_session(
     except KeyboardInterrupt:
         say(console, f"interrupted while re-scoring; {resume}")
         sys.exit(130)
+    except ExecutorError as error:
+        raise type(error)(f"{error}; closed rounds are saved, {resume}") from None
     finally:
         with interrupted:
             dispatcher.executor.close()

@@ -220,6 +220,13 @@ def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, l
     except BaseException:
         ledger.close()
         raise
+    if meta.get("curves") != here["curves"]:
+        ledger.close()
+        names = dict.fromkeys(n for s in config.stages for n in s.tasks) | dict.fromkeys(config.held_out)
+        raise LedgerError(
+            f"{ledger.path}: {' or '.join(names)} is not the task that it was, or has another AdamW curve: "
+            "put back the files that the run began with, or start a new run"
+        )
     changed = [f"{n}: {meta.get(n)} there, {v} here" for n, v in here.items() if meta.get(n) != v]
     return ledger, config, changed
 

@@ -351,6 +351,7 @@ DAMAGE = {
     "UPDATE meta SET value = '7' WHERE name = 'format'": "ledger format 7, this version reads 2; go on with",
     "UPDATE meta SET value = '99' WHERE name = 'search_version'": "written with search_version 99, this is",
     "UPDATE meta SET value = 'beef' WHERE name = 'ops'": "written with ops beef, this is ",
+    "UPDATE meta SET value = 'old' WHERE name = 'curves'": "quadratic is not the task that it was, or has another",
     "UPDATE meta SET value = '{' WHERE name = 'config'": "its configuration cannot be read by this version",
     "DELETE FROM meta WHERE name = 'starts'": "its configuration cannot be read by this version",
 }
@@ -403,10 +404,9 @@ def test_a_folder_name_with_odd_characters_is_read(tmp_path):
 def test_what_differs_from_the_beginning_is_said(tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     damage(tmp_path / "run" / "ledger.sqlite", "UPDATE meta SET value = '1.0' WHERE name = 'torch'")
-    damage(tmp_path / "run" / "ledger.sqlite", "UPDATE meta SET value = 'old' WHERE name = 'curves'")
     ledger, _, changed = open_run(tmp_path / "run")
     ledger.close()
-    assert [line.split(" there")[0] for line in changed] == ["torch: 1.0", "curves: old"]
+    assert [line.split(" there")[0] for line in changed] == ["torch: 1.0"]
 
 
 def test_what_would_stop_a_search_later_stops_it_before_there_is_a_folder(tmp_path):

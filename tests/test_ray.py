@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,27 @@ def command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def test_a_cluster_that_goes_away_ends_the_search_in_one_line(tmp_path):
+    from ray.cluster_utils import Cluster
+
+    write_inputs(tmp_path, TOML.replace("share = 0.125", "share = 4.0\nseeds = 900"))
+    other = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    address = other.address
+    args = ("--config", "search.toml", "--executor", "ray", "--address", address, "--out", "run")
+    process = start_stepsmith("search", *args, cwd=tmp_path)
+    try:
+        wait_for(lambda: (tmp_path / "run" / "ledger.sqlite").exists(), process)
+        time.sleep(5)
+        other.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        other.shutdown()
+    assert process.returncode == 2, said
+    line = f"stepsmith: the Ray cluster at {address} is gone; closed rounds are saved, go on with: stepsmith search"
+    assert f"{line} --resume run" in said.splitlines()
 
 
 @pytest.mark.parametrize(
