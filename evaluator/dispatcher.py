@@ -51,12 +51,15 @@ class Dispatcher:
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
         self.running: dict[Future[Report], _Part] = {}
+        self.dropped: list[Future[Report]] = []
         self.open: dict[int, Done] = {}
         self.missing: dict[int, int] = {}
         self.tickets = 0
 
     def submit(self, job: Job) -> int:
         """Starts a job without empty places; its ticket comes back with `finished`."""
+        while self.dropped:
+            self.executor.cancel(self.dropped.pop())
         ticket = self.tickets
         self.tickets += 1
         lowest = tuple((LOWEST,) * len(job.trial.seeds) for _ in job.trial.tasks)  # until, or unless, it is scored
@@ -90,9 +93,11 @@ class Dispatcher:
                 yield self.open.pop(part.ticket)
 
     def abandon(self) -> None:
-        """Drops every job in flight; their workers are free for others."""
-        for future in self.running:
-            self.executor.cancel(future)
+        """Drops every job in flight; their workers are free for others.
+
+        Workers are freed when there are others: at the end of a search those that are replaced would start in vain.
+        """
+        self.dropped += self.running
         self.running.clear()
         self.open.clear()
         self.missing.clear()
