@@ -79,8 +79,8 @@ def compare(folder: Path, poisoned: set[int]) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_run_survives_twelve_faults_and_a_killed_driver(tmp_path):
-    survive(tmp_path, 12, 1, 8.0)
+def test_a_run_survives_eight_faults_and_a_killed_driver(tmp_path):
+    survive(tmp_path, 8, 1, 8.0)
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from search_tools import (
     TOML,
     alive,
     descendants,
-    dying,
     hanging,
     raising,
     rows,
@@ -112,11 +111,10 @@ def test_a_node_that_is_killed_half_way_changes_no_row(tmp_path, undisturbed, cl
 @pytest.mark.parametrize(
     ("work", "timeout", "words"),
     [
-        (dying, 60, "its worker died"),
         (stopping, 1.0, "its worker hung"),
         (raising, 60, "ZeroDivisionError: one over none"),
     ],
-    ids=["dies", "stops", "raises"],
+    ids=["stops", "raises"],
 )
 def test_the_guilty_program_is_set_aside_and_the_others_are_scored(ray_executor, pids, work, timeout, words):
     pids.unlink(missing_ok=True)
