@@ -177,11 +177,17 @@ class Population:
         with torch.no_grad():
             batch, grads = batch.to(params[0].device), [torch.empty_like(p) for p in params]
             for into, some in zip(*(zip(*self._slices(x, batch), strict=True) for x in (grads, params)), strict=True):
-                run = self.one_pass(some, batch)
-                run.forward()
-                run.sample(uniform.to(some[0].device))
-                run.backward(into)
+                self.sampled_gradients_into(into, some, batch, uniform.to(some[0].device))
             return grads
+
+    def sampled_gradients_into(
+        self, out: Sequence[Tensor], params: Sequence[Tensor], batch: Batch, uniform: Tensor
+    ) -> None:
+        """The gradients of one slice at drawn labels, written to `out`."""
+        run = self.one_pass(params, batch)
+        run.forward()
+        run.sample(uniform)
+        run.backward(out)
 
     def loss(self, params: Sequence[Tensor], batch: Batch) -> Tensor:
         """Losses (P,) in nats; their gradient comes with them, so `backward` only scales it.

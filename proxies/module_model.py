@@ -105,19 +105,17 @@ class ModuleModel(Population):
             into.copy_(gradients[name])
         return losses.detach()
 
-    def sampled_gradients(self, params: Sequence[Tensor], batch: Batch, uniform: Tensor) -> list[Tensor]:
-        """The gradient of each copy's mean loss at labels drawn from its own prediction.
+    def sampled_gradients_into(
+        self, out: Sequence[Tensor], params: Sequence[Tensor], batch: Batch, uniform: Tensor
+    ) -> None:
+        """The gradients of one slice at drawn labels, written to `out`.
 
         Raises:
             NotImplementedError: The task has a loss of its own, so there are no labels to draw.
         """
         if not self.classifies:
             raise NotImplementedError(f"{self.call.name} has a loss of its own, so there are no labels to draw")
-        batch, grads = batch.to(params[0].device), [torch.empty_like(p) for p in params]
-        drawn = partial(sampled_label_loss, uniform=uniform.to(params[0].device))
-        for into, some in zip(*(zip(*self._slices(x, batch), strict=True) for x in (grads, params)), strict=True):
-            self.gradients_into(into, some, batch, drawn)
-        return grads
+        self.gradients_into(out, params, batch, partial(sampled_label_loss, uniform=uniform))
 
     def bytes_per_copy(self, batch: Batch) -> int:
         """What one copy keeps for its backward pass, its parameters and their gradients, in bytes."""
