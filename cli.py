@@ -163,11 +163,11 @@ def search(
         else:
             settings = read_config(config, given, task or ())
             count = _workers(workers, settings, executor)
-            check_run(settings, device, count if count and executor != "ray" else 1)
+            starts = check_run(settings, device, count if count and executor != "ray" else 1)
             pool = make_executor(count, **wanted)  # before there is a folder
             stack.callback(pool.close)
             folder = folder or _next_folder()
-            ledger = create_run(folder, settings, device)
+            ledger = create_run(folder, settings, device, starts)
             stack.callback(ledger.close)
         say(console, f"run folder {folder}; strategy {settings.strategy}, from {', '.join(settings.start)}, "
                      f"seed {settings.seed}, {pool}")  # fmt: skip

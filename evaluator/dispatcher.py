@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..proxies import TaskError, UnknownTask, is_out_of_memory
 from .curve import LOWEST, NoCurve
-from .executors import Executor, ExecutorError, Report
+from .executors import Executor, ExecutorError, Report, worker_died
 from .fitness import Job, Score
 from .memory import PopulationTooLarge
 
@@ -139,15 +139,12 @@ class Dispatcher:
                                 "that is not theirs to mend")  # fmt: skip
 
 
-_DEAD = {"ProcessExpired", "BrokenProcessPool", "ActorDiedError", "ActorUnavailableError", "RayActorError"}
-
-
 def _describe(error: BaseException) -> str:
     """The fault in a few words."""
     name = type(error).__name__
     if name == "TimeoutError":
         return "its worker hung"
-    if name in _DEAD:
+    if worker_died(error):
         return "its worker died"
     if is_out_of_memory(error) or isinstance(error, PopulationTooLarge):
         return "it ran out of memory"

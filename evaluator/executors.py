@@ -94,6 +94,14 @@ class ClusterLost(ExecutorError):
     """A cluster that does not answer any more. Its library waits for it, also at the end of the process."""
 
 
+_DEAD = {"ProcessExpired", "BrokenProcessPool", "ActorDiedError", "ActorUnavailableError", "RayActorError"}
+
+
+def worker_died(error: BaseException) -> bool:
+    """Whether an executor's error says that the worker ended under its job; told by name, as Ray may not be there."""
+    return type(error).__name__ in _DEAD
+
+
 def make_executor(
     workers: int | None = None,
     kind: str = "",

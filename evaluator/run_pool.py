@@ -11,7 +11,7 @@ from typing import Any
 
 from ..proxies import Task, TaskError, blamed
 from ..proxies import task as task_named
-from .executors import Inline
+from .executors import Inline, worker_died
 from .processes import Processes
 from .train import Outcome, Run, train
 
@@ -57,7 +57,7 @@ class RunPool:
         try:
             return [[loss for future in parts for loss in future.result().scores] for parts in futures]
         except Exception as error:
-            if type(error).__name__ == "ProcessExpired":
+            if worker_died(error):
                 raise TaskError(
                     f"{self.task.name}: a worker died, of too little memory perhaps; try fewer workers"
                 ) from error

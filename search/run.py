@@ -160,12 +160,12 @@ class _Search:
 # --- the run folder -------------------------------------------------------------------------------------
 
 
-def create_run(folder: Path, config: SearchConfig, device: str = "cpu") -> Ledger:
+def create_run(folder: Path, config: SearchConfig, device: str = "cpu", starts: list[Program] | None = None) -> Ledger:
     """A new run folder; the ledger records configuration, start programs, versions and the kind of machine.
 
-    Raises what `check_run` raises.
+    `starts` are those that `check_run` gave; without them it is called, and what it raises is raised.
     """
-    starts = check_run(config, device)
+    starts = check_run(config, device) if starts is None else starts
     texts = json.dumps([str(program) for program in starts])
     return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config, device)})
 
