@@ -19,9 +19,10 @@ from stepsmith.dsl import Program
 from stepsmith.evaluator.curve import curve_of
 from stepsmith.evaluator.fitness import paired_speedups
 from stepsmith.evaluator.run_pool import losses
+from stepsmith.evaluator.settings import ranges_of
 from stepsmith.evaluator.statistics import Interval, geometric_interval
 from stepsmith.evaluator.train import Run, train, use_one_thread, validate
-from stepsmith.evaluator.tune import SHOWN_SEEDS, Budget, ranges_of, tune
+from stepsmith.evaluator.tune import SHOWN_SEEDS, Budget, tune
 from stepsmith.proxies import Task, stack
 from stepsmith.proxies import task as task_of
 

@@ -13,8 +13,9 @@ from ..discovered import load
 from ..proxies import Task, TaskError, tasks
 from .curve import HORIZONS, Curve, Point, curve_path, dump, stored_curve
 from .run_pool import RunPool
+from .settings import Settings, settings_of
 from .smoketest import step_seconds, validation_seconds
-from .tune import SHOWN_SEEDS, Budget, Settings, settings_of, tune
+from .tune import SHOWN_SEEDS, Budget, tune
 
 WHOLE = Budget()
 #: A first try: an eighth of the work of a whole curve, enough for the stages of a search.

@@ -1,4 +1,4 @@
-"""Tuning of a program's constants and schedule at one horizon: joint random search, then local rounds.
+"""Tuning of a program's constants and schedule at one horizon: joint random search, local rounds, coordinate descent.
 
 The same procedure and number of runs for every side of a comparison. Seeds that pick are never the seeds
 that are shown.
@@ -6,10 +6,9 @@ that are shown.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -17,31 +16,11 @@ from numpy.random import Generator
 from ..dsl import Program
 from ..proxies import Task
 from .curve import Point
+from .descent import descend
 from .run_pool import RunPool
+from .settings import ADAMW_RANGES, Ranges, Settings, as_run, draw, nudge
 from .train import Run
 
-Settings = dict[str, float | str]
-
-
-class Range(NamedTuple):
-    """A log-uniform range of a hyperparameter; of a `rate`, 1 minus it is drawn, and it stays in [0, 1)."""
-
-    low: float
-    high: float
-    rate: bool = False
-
-
-Ranges = Mapping[str, Range]
-
-#: Ranges of AdamW's hyperparameters. Local rounds may leave them, so a best value never sits on an edge.
-ADAMW_RANGES: Ranges = {
-    "lr": Range(1e-3, 6e-2), "beta1": Range(0.02, 0.5, True), "beta2": Range(0.001, 0.3, True),
-    "eps": Range(1e-12, 1e-4), "weight_decay": Range(1e-3, 1.0), "max_norm": Range(0.1, 10.0),
-}  # fmt: skip
-_AROUND = 4.0  # a hyperparameter that the table does not know is drawn within this factor of its default
-WARMUPS = (0.0, 0.02, 0.05, 0.1, 0.2)
-DECAYS = ("linear", "cosine", "constant_linear")
-NO_CLIP = 1e9
 PICK_SEEDS = tuple(range(9_000, 9_004))
 SHOWN_SEEDS = tuple(range(9_100, 9_108))
 
@@ -53,99 +32,72 @@ class Budget:
     first: int = 64  # joint random draws, one seed
     rounds: int = 2  # local rounds around the best so far, one seed each
     each: int = 32
-    finalists: int = 12  # re-run on all PICK_SEEDS
+    descent: int = 0  # coordinate descent from the best so far, one seed
+    finalists: int = 12  # re-run on the picking seeds
+    seeds: tuple[int, ...] = PICK_SEEDS
 
     def runs(self) -> int:
         """Runs in all."""
-        return self.first + self.rounds * self.each + self.finalists * len(PICK_SEEDS)
+        return self.first + self.rounds * self.each + self.descent + self.finalists * len(self.seeds)
 
 
-def ranges_of(program: Program, peak: float) -> Ranges:
-    """Ranges of every hyperparameter of a program and its fallbacks, by setting; `peak` is a learning rate that works.
+class Pool(Protocol):
+    """What trains."""
 
-    A fallback's settings carry its name: "adamw.beta1". Hyperparameters known by name have AdamW's ranges, others
-    lie around their defaults; a default between a half and 1 is a rate. What is 0, 1 or negative, or counts steps,
-    stays as it is.
+    def losses(self, wanted: Sequence[tuple[Sequence[Run], int]], steps: int) -> list[list[float]]:
+        """Final losses in nats of (runs, seed), in order; a failed run is infinitely bad."""
+        ...
 
-    >>> rule = Program.parse("def f(w, g, lr=0.1, beta=0.9, zeta=3.0):\\n  return lr * beta * zeta * g")
-    >>> ranges_of(rule, 0.1)["beta"], ranges_of(rule, 0.1)["zeta"]
-    (Range(low=0.02, high=0.5, rate=True), Range(low=0.75, high=12.0, rate=False))
+
+def pick(
+    pool: Pool,
+    program: Program,
+    steps: int,
+    random: Generator,
+    budget: Budget = Budget(),
+    near: Sequence[Settings] = (),
+    ranges: Ranges = ADAMW_RANGES,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Settings], int]:
+    """The settings of the finalists at a horizon, best first, and how many runs were taken.
+
+    Args:
+        pool: What trains.
+        program: Whose constants are set.
+        steps: The horizon.
+        random: Draws.
+        budget: Runs.
+        near: Good settings, as of a neighbouring horizon; they come first, and half of the first draws are nudges of
+            these.
+        ranges: Of the program's hyperparameters, see `ranges_of`.
+        tell: Is told of progress, a line each.
     """
-    found: dict[str, Range] = {}
-    for index, part in enumerate(program.parts()):
-        start = f"{part.name}." if index else ""
-        own = part.peak * (peak / (program.peak or 1.0))
-        found[f"{start}lr"] = Range(own / _AROUND, own * _AROUND)
-        for name, default in zip(hyper_names(part), part.hypers, strict=True):
-            known = "beta1" if name in ("beta", "momentum") else name
-            if known in ADAMW_RANGES:
-                found[start + name] = ADAMW_RANGES[known]
-            elif 0.5 <= default < 1:
-                found[start + name] = Range((1 - default) / _AROUND, min(0.9, (1 - default) * _AROUND), rate=True)
-            elif default > 0 and default != 1 and not name.endswith(("steps", "period", "freeze")):
-                found[start + name] = Range(default / _AROUND, default * _AROUND)
-    return found
+    tried: list[tuple[float, Settings]] = []
+    runs = 0
 
+    def measure(settings: Sequence[Settings], *seeds: int) -> list[list[float]]:
+        nonlocal runs
+        runs += len(settings) * len(seeds)
+        return pool.losses([([as_run(program, s) for s in settings], seed) for seed in seeds], steps)
 
-def hyper_names(program: Program) -> list[str]:
-    """The names of a program's own hyperparameters."""
-    return [program.name_of(program.first_hyper + i) for i in range(len(program.hypers))]
-
-
-def draw(random: Generator, ranges: Ranges = ADAMW_RANGES) -> Settings:
-    """Joint random settings; no decay and no clipping are among them."""
-    settings: Settings = {}
-    for name, (low, high, rate) in ranges.items():
-        value = float(np.exp(random.uniform(math.log(low), math.log(high))))
-        settings[name] = 1 - value if rate else value
-    for name in ranges:
-        if name.endswith("weight_decay") and random.random() < 0.3:
-            settings[name] = 0.0
-    for name in ranges:
-        if name.endswith("max_norm") and random.random() < 0.3:
-            settings[name] = NO_CLIP
-    settings["schedule.warmup"] = WARMUPS[int(random.integers(len(WARMUPS)))]
-    settings["schedule.decay"] = DECAYS[int(random.integers(len(DECAYS)))]
-    return settings
-
-
-def nudge(settings: Settings, random: Generator, width: float = 1.0, ranges: Ranges = ADAMW_RANGES) -> Settings:
-    """Near settings: each number moves by 2^(width N(0, 1) / 2) with probability 1/2, the rest stay."""
-    near = dict(settings)
-    fresh = draw(random, ranges)
-    for name, value in settings.items():
-        if random.random() < 0.5:
-            continue
-        if isinstance(value, str) or name == "schedule.warmup" or value in (0.0, NO_CLIP) or random.random() < 0.1:
-            near[name] = fresh.get(name, value)
-            continue
-        factor = float(2 ** (width * random.standard_normal() / 2))
-        rate = name in ranges and ranges[name].rate
-        near[name] = min(max(1 - (1 - value) * factor, 0.0), 0.9999) if rate else value * factor
-    return near
-
-
-def as_run(program: Program, settings: Settings) -> Run:
-    """A program with its named constants and schedule set, and those of its fallbacks."""
-    return Run(_with(program, settings, ""), float(settings["schedule.warmup"]), str(settings["schedule.decay"]))
-
-
-def _with(program: Program, settings: Settings, start: str) -> Program:
-    names = hyper_names(program)
-    hypers = tuple(float(settings.get(start + n, v)) for n, v in zip(names, program.hypers, strict=True))
-    fallback = program.fallback and _with(program.fallback, settings, f"{program.fallback.name}.")
-    return replace(program, hypers=hypers, lr=float(settings.get(f"{start}lr", program.peak)), fallback=fallback)
-
-
-def settings_of(point: Point) -> Settings:
-    """The settings that gave a point."""
-    program = Program.parse(point.program)
-    named: Settings = {}
-    for index, part in enumerate(program.parts()):
-        start = f"{part.name}." if index else ""
-        named |= {start + n: value for n, value in zip(hyper_names(part), part.hypers, strict=True)}
-        named[f"{start}lr"] = part.peak
-    return {**named, "schedule.warmup": point.warmup, "schedule.decay": point.decay}
+    near = near[: budget.first]
+    known = [nudge(near[i % len(near)], random, ranges=ranges) for i in range(budget.first // 2)] if near else []
+    first = [*near, *known[: budget.first - len(near)]]
+    first += [draw(random, ranges) for _ in range(budget.first - len(first))]
+    seed = budget.seeds[0]
+    tried += zip(measure(first, seed)[0], first, strict=True)
+    for number in range(budget.rounds):
+        best = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: 8 >> number]]
+        more = [nudge(best[i % len(best)], random, 0.7**number, ranges) for i in range(budget.each)]
+        tried += zip(measure(more, seed)[0], more, strict=True)
+        tell(f"{steps} steps, round {number + 1}: {min(loss for loss, _ in tried):.4f} nats")
+    if budget.descent:
+        loss, start = min(tried, key=lambda pair: pair[0])
+        tried += descend(start, loss, lambda some: measure(some, seed)[0], ranges, budget.descent)
+        tell(f"{steps} steps, coordinate descent: {min(loss for loss, _ in tried):.4f} nats")
+    finalists = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: budget.finalists]]
+    means = np.mean(measure(finalists, *budget.seeds), axis=0)
+    return [finalists[i] for i in np.argsort(means, kind="stable")], runs
 
 
 def tune(
@@ -159,31 +111,13 @@ def tune(
     tell: Callable[[str], None] = lambda text: None,
     pool: RunPool | None = None,
 ) -> tuple[Point, list[Settings]]:
-    """The tuned program at a horizon, and the settings of its finalists, best first.
+    """The tuned program at a horizon, measured on seeds that picked nothing, and the settings of its finalists.
 
-    `near`: good settings of a neighbouring horizon; half of the first draws are nudges of these. `ranges`: of the
-    program's hyperparameters, see `ranges_of`. `pool`: what trains, by default this process.
+    Takes what `pick` takes. `pool`: what trains, by default this process.
     """
     pool = pool or RunPool(task)
-    tried: list[tuple[float, Settings]] = []
-    runs = 0
-
-    def measure(settings: Sequence[Settings], *seeds: int) -> list[list[float]]:
-        nonlocal runs
-        runs += len(settings) * len(seeds)
-        return pool.losses([([as_run(program, s) for s in settings], seed) for seed in seeds], steps)
-
-    known = [nudge(near[i % len(near)], random, ranges=ranges) for i in range(budget.first // 2)] if near else []
-    first = [*near, *known, *(draw(random, ranges) for _ in range(budget.first - len(known) - len(near)))]
-    tried += zip(*measure(first, PICK_SEEDS[0]), first, strict=True)
-    for number in range(budget.rounds):
-        best = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: 8 >> number]]
-        more = [nudge(best[i % len(best)], random, 0.7**number, ranges) for i in range(budget.each)]
-        tried += zip(*measure(more, PICK_SEEDS[0]), more, strict=True)
-        tell(f"{task.name} {steps} steps, round {number + 1}: {min(loss for loss, _ in tried):.4f} nats")
-    finalists = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: budget.finalists]]
-    means = np.mean(measure(finalists, *PICK_SEEDS), axis=0)
-    order = [finalists[i] for i in np.argsort(means)]
+    named: Callable[[str], None] = lambda text: tell(f"{task.name} {text}")  # noqa: E731
+    order, runs = pick(pool, program, steps, random, budget, near, ranges, named)
     best_run = as_run(program, order[0])
     shown = [loss for (loss,) in pool.losses([([best_run], seed) for seed in SHOWN_SEEDS], steps)]
     point = Point(steps, tuple(shown), SHOWN_SEEDS, str(best_run.program), float(order[0]["schedule.warmup"]),

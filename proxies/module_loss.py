@@ -75,7 +75,7 @@ class ModuleLoss:
 
     def __init__(self, name: str, make: MakeModule, loss: LossOfModule) -> None:
         self.name, self.make, self.loss = name, make, loss
-        self.module = self._made(0)
+        self.module = self.fresh(0)
         if any(isinstance(m, _NormBase) and m.track_running_stats for m in self.module.modules()):
             if parent_process() is None:  # a worker's parent has said it
                 log.warning(
@@ -93,10 +93,11 @@ class ModuleLoss:
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """The trained parameters of a seed by name, float32 on the CPU; torch's generator is left as it was."""
-        named = dict(self._made(seed).named_parameters())
+        named = dict(self.fresh(seed).named_parameters())
         return {name: named[name].detach().float().contiguous() for name in self.trained}
 
-    def _made(self, seed: int) -> nn.Module:
+    def fresh(self, seed: int) -> nn.Module:
+        """A module with the weights of a seed; torch's generator is left as it was."""
         with seeded(seed, torch.device("cpu")):
             module = self.make()
         if not isinstance(module, nn.Module):

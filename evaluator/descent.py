@@ -1,0 +1,134 @@
+"""Coordinate descent over the settings of a program: one at a time, on a grid without edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from .settings import DECAYS, NO_CLIP, WARMUPS, Ranges, Settings
+
+#: A change counts when it lowers the loss by more than this, in nats (Wen et al. 2025, arXiv:2509.02046).
+ACCEPTED = 3e-3
+_FACTOR = 2.0  # between neighbours on the grid of a number; its root once nothing is accepted any more
+_LEAST_DECAY = 1e-3  # a decay that is moved below this is 0
+_FIRST_DECAY = 0.1  # the neighbour of no decay
+_FIRST_CLIP = 1.0  # the neighbour of no clipping
+_WIDE = ("eps", "max_norm")  # numbers that matter by orders of magnitude
+# What is moved first; others follow in the order in which they are written.
+_ORDER = ("lr", "weight_decay", "schedule.warmup", "beta1", "beta2", "schedule.decay")
+
+Measure = Callable[[Sequence[Settings]], Sequence[float]]
+
+
+def descend(
+    start: Settings, loss: float, measure: Measure, ranges: Ranges, runs: int, accepted: float = ACCEPTED
+) -> list[tuple[float, Settings]]:
+    """Moves one setting after another to its better neighbour while that lowers the loss by more than `accepted`.
+
+    A number's neighbours are twice and half of it (of a rate, of 1 minus it), so that no best value lies on an edge: a
+    move that was accepted is repeated from where it led. When a round over all settings accepts nothing, the factor
+    between neighbours becomes its square root. Ends when `runs` runs were taken, or neighbours are 5% apart.
+
+    Args:
+        start: Settings to begin with.
+        loss: Theirs, in nats.
+        measure: Gives the loss of each of several settings.
+        ranges: Which settings are moved, and which of them are rates.
+        runs: How many may be measured.
+        accepted: The acceptance step in nats.
+
+    Returns:
+        Every (loss, settings) that was measured, in order.
+
+    >>> def bowl(some):
+    ...     return [(s["lr"] - 8) ** 2 + (s["beta"] - 0.99) ** 2 for s in some]
+    >>> from .settings import Range
+    >>> tried = descend({"lr": 1.0, "beta": 0.9}, 49.0, bowl, {"lr": Range(1, 2), "beta": Range(0.1, 0.2, True)}, 40)
+    >>> len(tried), min(tried, key=lambda pair: pair[0])[1]["lr"]
+    (22, 8.0)
+    """
+    walk = _Walk(start, loss, measure, ranges, runs, accepted)
+    while walk.left:
+        before = walk.moves
+        for name in walk.names():
+            walk.along(name)
+        if walk.moves == before and not walk.narrow():
+            break
+    return walk.tried
+
+
+class _Walk:
+    def __init__(
+        self, start: Settings, loss: float, measure: Measure, ranges: Ranges, runs: int, accepted: float
+    ) -> None:
+        self.best, self.loss, self.measure, self.ranges = start, loss, measure, ranges
+        self.left, self.accepted, self.factor, self.moves = runs, accepted, _FACTOR, 0
+        self.tried: list[tuple[float, Settings]] = []
+        self.known = {_frozen(start)}
+
+    def names(self) -> list[str]:
+        """The settings that move, in their order."""
+        movable = [n for n in self.best if n in self.ranges or n.startswith("schedule.")]
+        return sorted(movable, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
+
+    def narrow(self) -> bool:
+        """Halves the grid's distances, in octaves; False where they are too small to matter."""
+        self.factor **= 0.5
+        return self.factor > 1.05
+
+    def along(self, name: str) -> None:
+        """Tries both neighbours of a setting, and goes on in the direction that is accepted."""
+        sides = [s for way in (1, -1) if (s := self._neighbour(name, way)) is not None]
+        direction = self._step(sides)
+        while direction is not None and self.left:
+            further = self._neighbour(name, direction)
+            direction = self._step([(direction, further[1])] if further else [])
+
+    def _neighbour(self, name: str, way: int) -> tuple[int, Settings] | None:
+        value = moved(self.best[name], name, way, self.factor, name in self.ranges and self.ranges[name].rate)
+        near = {**self.best, name: value}
+        return None if value == self.best[name] or _frozen(near) in self.known else (way, near)
+
+    def _step(self, sides: Sequence[tuple[int, Settings]]) -> int | None:
+        """The direction of the best of some neighbours, where it is accepted."""
+        sides = sides[: self.left]
+        if not sides:
+            return None
+        self.left -= len(sides)
+        losses = list(self.measure([near for _, near in sides]))
+        self.tried += zip(losses, (near for _, near in sides), strict=True)
+        self.known |= {_frozen(near) for _, near in sides}
+        loss, (way, near) = min(zip(losses, sides, strict=True), key=lambda pair: pair[0])
+        if not loss < self.loss - self.accepted:
+            return None
+        self.best, self.loss, self.moves = near, loss, self.moves + 1
+        return way
+
+
+def moved(value: float | str, name: str, way: int, factor: float, rate: bool) -> float | str:
+    """A setting's neighbour, in the direction `way`; itself where there is none.
+
+    >>> moved(0.9, "beta1", 1, 2.0, rate=True), moved(0.2, "weight_decay", -1, 2.0, rate=False)
+    (0.95, 0.1)
+    """
+    if isinstance(value, str):
+        return DECAYS[(DECAYS.index(value) + way) % len(DECAYS)]
+    if name == "schedule.warmup":
+        return min((w for w in WARMUPS if (w - value) * way > 0), key=lambda w: abs(w - value), default=value)
+    if rate:
+        return max(0.0, 1 - _short((1 - value) * factor**-way))
+    if name.endswith("weight_decay"):
+        if value == 0:
+            return _FIRST_DECAY if way > 0 else value
+        return 0.0 if value * factor**way < _LEAST_DECAY else _short(value * factor**way)
+    if name.endswith("max_norm") and value == NO_CLIP:
+        return _FIRST_CLIP if way < 0 else value
+    return _short(value * (factor ** (4 if name.endswith(_WIDE) else 1)) ** way)
+
+
+def _short(value: float) -> float:
+    """Four digits: what is left out is not worth a run."""
+    return float(f"{value:.4g}")
+
+
+def _frozen(settings: Mapping[str, float | str]) -> tuple[tuple[str, float | str], ...]:
+    return tuple(sorted(settings.items()))

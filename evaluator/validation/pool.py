@@ -1,0 +1,144 @@
+"""Training runs of one target, side by side in processes of one thread; each that ends is a line of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...dsl import ProgramError
+from ...proxies import TaskError, blamed
+from ...proxies.targets import Target
+from ...proxies.targets import target as target_named
+from ..executors import Inline, worker_died
+from ..processes import Processes
+from ..train import Run
+from .record import Record, key_of
+from .training import Result, Training, train_target
+
+_DAYS = 30 * 86_400.0
+_TRIES = 3  # of a run whose worker died: it goes on from its checkpoint
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run for a worker, which makes the target from its name."""
+
+    name: str
+    text: str
+    training: Training
+    checkpoint: Path
+    device: str
+
+
+class TargetPool:
+    """Trains runs on a target and keeps them in a record; close it, or use it in a `with`.
+
+    Args:
+        name: Of the target.
+        record: Where finished runs are, and go.
+        text: A text of the user's own for the target; see `target`.
+        workers: Processes; 0: this one.
+        device: Where runs train.
+        tell: Is told of each run that ends: steps that were trained, 0 for one that was there, and its seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        record: Record,
+        text: str = "",
+        workers: int = 0,
+        device: str = "cpu",
+        tell: Callable[[int, float], None] = lambda steps, seconds: None,
+    ) -> None:
+        self.name, self.text, self.record, self.device, self.tell = name, text, record, device, tell
+        self.workers = workers
+        self.target: Target = target_named(name, text)
+        self.folder = record.path.with_suffix(".checkpoints")
+
+    @cached_property
+    def executor(self) -> Inline | Processes:
+        """Made when there is something to train."""
+        work: Any = _trained
+        return Processes(self.workers, _DAYS, work) if self.workers else Inline(work)
+
+    def results(self, trainings: Sequence[Training]) -> list[Result]:
+        """The result of each run, in order; those that the record has are not trained.
+
+        Raises:
+            TaskError: In one line, where a target's own code fails, or a worker dies again and again.
+            ProgramError: A program that cannot be trained.
+        """
+        found = {training: self.record.get(self.target, training, self.device) for training in trainings}
+        for known in found.values():
+            if known is not None:
+                self.tell(0, 0.0)
+        self._train([training for training, known in found.items() if known is None])
+        return [self._known(training) for training in trainings]
+
+    def losses(self, wanted: Sequence[tuple[Sequence[Run], int]], steps: int) -> list[list[float]]:
+        """Validation losses in nats of (runs, seed), in order: what `tune` asks for."""
+        trainings = [[Training(run, seed, steps) for run in runs] for runs, seed in wanted]
+        flat = iter(self.results([training for some in trainings for training in some]))
+        return [[next(flat).validation for _ in some] for some in trainings]
+
+    def _known(self, training: Training) -> Result:
+        known = self.record.get(self.target, training, self.device)
+        assert known is not None
+        return known
+
+    def _train(self, due: Sequence[Training]) -> None:
+        running = {self._submit(training): (training, 1) for training in due}
+        try:
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    training, tries = running.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        result = future.result().scores
+                        self.record.add(self.target, training, result, self.device)
+                        self.tell(training.steps, result.seconds)
+                    elif worker_died(error) and tries < _TRIES:
+                        running[self._submit(training)] = training, tries + 1
+                    else:
+                        raise self._said(error)
+        finally:
+            for future in running:
+                self.executor.cancel(future)
+
+    def _said(self, error: BaseException) -> BaseException:
+        if worker_died(error):
+            return TaskError(f"{self.name}: a worker died {_TRIES} times over one run, of too little memory perhaps; "
+                             "try fewer workers or a smaller target")  # fmt: skip
+        return error if isinstance(error, (ProgramError, MemoryError)) else blamed(self.name, error)
+
+    def _submit(self, training: Training) -> Future[Any]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = self.folder / f"{key_of(self.target, training, self.device)}.pt"
+        work: Any = Work(self.name, self.text, training, checkpoint, self.device)
+        return self.executor.submit(work)
+
+    def close(self) -> None:
+        """Stops all workers now; runs that are under way have their checkpoints."""
+        if "executor" in self.__dict__:
+            self.executor.close()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def __enter__(self) -> TargetPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _trained(work: Work) -> Result:
+    return train_target(target_named(work.name, work.text), work.training, work.checkpoint, work.device)

@@ -1,0 +1,158 @@
+"""How much is trained to validate a program, and the tuning that every contender gets alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from ...dsl import Program
+from ..settings import Settings, as_run, hyper_names, ranges_of
+from ..train import Run
+from ..tune import Budget, pick
+from .pool import TargetPool
+from .training import Training
+
+_T = TypeVar("_T")
+_SWEEP = tuple(4.0**k for k in range(-4, 5))  # factors on the learning rate that is written
+_SWEEP_RATIO = 1 / 16  # data ratio of the sweep's short runs
+PICKING = tuple(range(9_000, 9_004))  # seeds that choose settings
+FINAL = 9_100  # the first of the seeds that are compared and never choose
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is trained.
+
+    Attributes:
+        tuned: Data ratio at which every contender is tuned from nothing.
+        compared: Data ratios at which contenders are compared.
+        curve: Data ratios of AdamW's curve.
+        budget: Runs of a tuning from nothing.
+        again: Runs of a tuning at another ratio, from the settings of the nearest.
+        seeds: Paired seeds of a comparison.
+        curve_seeds: Seeds of the curve's other points.
+        sensitivity: Factors on the tuned learning rate, a run each.
+    """
+
+    tuned: float
+    compared: tuple[float, ...]
+    curve: tuple[float, ...]
+    budget: Budget
+    again: Budget
+    seeds: int
+    curve_seeds: int
+    sensitivity: tuple[float, ...] = ()
+
+    def sides(self, others: int) -> float:
+        """Data at ratio 1 that a validation of so many contenders beside AdamW takes, in runs of ratio 1."""
+        of_adamw = self.tuning() + sum(r * self._again(r) for r in self.curve)
+        of_adamw += sum(r * (self.seeds if r in self.compared else self.curve_seeds) for r in self.curve)
+        each = self.tuning() + sum(r * (self._again(r) + self.seeds) for r in self.compared)
+        each += self.tuned * len(self.sensitivity)
+        return of_adamw + others * each + self.tuned * len(self.sensitivity)
+
+    def tuning(self) -> float:
+        """The same of one contender's tuning from nothing."""
+        return len(_SWEEP) * min(_SWEEP_RATIO, self.tuned) + self.tuned * self.budget.runs()
+
+    def _again(self, ratio: float) -> int:
+        return 0 if ratio == self.tuned else self.again.runs()
+
+
+def _budget(first: int, descent: int, finalists: int, seeds: int) -> Budget:
+    return Budget(first, 0, 0, descent, finalists, PICKING[:seeds])
+
+
+PRESETS = {
+    "quick": Preset(1 / 4, (1 / 4, 1 / 2), (1 / 8, 1 / 4, 1 / 2), _budget(6, 6, 2, 2), _budget(1, 2, 1, 1), 4, 2),
+    "standard": Preset(
+        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(12, 12, 2, 2), _budget(1, 6, 1, 1), 8, 4,
+        (1 / 4, 1 / 2, 2.0, 4.0),
+    ),
+    "table": Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(12, 12, 2, 2), _budget(1, 6, 1, 1), 4, 4),
+    "full": Preset(
+        1.0, (1 / 2, 1.0, 2.0), (1 / 4, 1 / 2, 1.0, 2.0, 4.0), _budget(32, 32, 4, 4), _budget(1, 12, 2, 2), 8, 4,
+        (1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A contender's frozen settings at a data ratio.
+
+    Attributes:
+        run: The program with its constants and its schedule.
+        settings: The same by name.
+        runs: Training runs that choosing them took, the short ones of the sweep apart.
+    """
+
+    run: Run
+    settings: Settings
+    runs: int
+
+
+def settle(
+    pool: TargetPool,
+    program: Program,
+    ratio: float,
+    budget: Budget,
+    near: Sequence[Settings] = (),
+    tell: Callable[[str], None] = lambda text: None,
+) -> Settled:
+    """Tunes a program at a data ratio: every contender the same way, with as many runs.
+
+    Without `near`: the learning rate is swept over powers of 4 in short runs, then all hyperparameters and the schedule
+    are searched at random together and by coordinate descent, see `pick`.
+
+    Raises:
+        TaskError, ProgramError: As `TargetPool.results`.
+    """
+    steps = steps_of(pool, ratio)
+    peak = program.peak if near else working_peak(pool, program)
+    ranges = ranges_of(program, peak)
+    start = list(near) or [written(program, peak, pool.target.warmup, pool.target.decay)]
+    text = f"{program} {pool.target.name} {steps}"
+    key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    random = np.random.Generator(np.random.Philox(key=[13, key]))
+    order, runs = pick(pool, program, steps, random, budget, start, ranges, tell)
+    return Settled(as_run(program, order[0]), order[0], runs)
+
+
+def working_peak(pool: TargetPool, program: Program) -> float:
+    """The learning rate with the least loss in short runs."""
+    steps = steps_of(pool, _SWEEP_RATIO)
+    runs = [Run(program.with_lr(program.peak * factor)) for factor in _SWEEP]
+    [losses] = pool.losses([(runs, PICKING[0])], steps)
+    return program.peak * _SWEEP[int(np.argmin(losses))]
+
+
+def written(program: Program, peak: float, warmup: float, decay: str) -> Settings:
+    """The settings that a program's text has, at another peak learning rate."""
+    settings: Settings = {}
+    for index, part in enumerate(program.parts()):
+        start = f"{part.name}." if index else ""
+        settings |= {start + name: value for name, value in zip(hyper_names(part), part.hypers, strict=True)}
+        settings[f"{start}lr"] = part.peak * (peak / program.peak)
+    return {**settings, "schedule.warmup": warmup, "schedule.decay": decay}
+
+
+def steps_of(pool: TargetPool, ratio: float) -> int:
+    """Steps at a data ratio."""
+    return max(1, round(pool.target.steps * ratio))
+
+
+def finals(run: Run, seeds: int, steps: int) -> list[Training]:
+    """Runs at frozen settings on the seeds that are compared."""
+    return [Training(run, FINAL + i, steps, final=True) for i in range(seeds)]
+
+
+def side_by_side(pool: TargetPool, work: Callable[[str], _T], names: Sequence[str]) -> dict[str, _T]:
+    """What `work` gives for each name, as many at once as the pool has workers; the order changes no result."""
+    with ThreadPoolExecutor(max(1, pool.workers)) as threads:
+        return dict(zip(names, threads.map(work, names), strict=True))

@@ -1,0 +1,258 @@
+"""Training of one module by one exported optimizer class, as users train: what is validated is what is shipped."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...discovered.export_torch import torch_class
+from ...dsl import Program, ProgramError
+from ...dsl.flow import flow
+from ...dsl.program import ORACLES, RESERVED
+from ...dsl.roles import role_groups
+from ...proxies import schedule
+from ...proxies.data import Batch
+from ...proxies.module_loss import seeded
+from ...proxies.targets import Target
+from ..train import Run
+
+VERSION = 1  # of what a run's result depends on here; a record's runs of another are not used
+LOOKS = 20  # points of the validation curve, at even distances
+_LOOK_BATCHES = 2  # of the validation data that a point measures on
+_SAVE_EVERY = 20.0  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run, whole: what the losses of a run are a function of, beside the target and the machine.
+
+    Attributes:
+        run: The program with its constants, and the shape of its schedule.
+        steps: Length of the run, with full decay.
+        final: Whether the test data and the metric are measured at the end.
+        batch: Examples a step; None: the target's.
+    """
+
+    run: Run
+    seed: int
+    steps: int
+    final: bool = False
+    batch: int | None = None
+
+    def shape(self, target: Target) -> tuple[float, str]:
+        """Share of warm-up and shape of decay."""
+        return (target.warmup if self.run.warmup is None else self.run.warmup), self.run.decay or target.decay
+
+
+@dataclass
+class Result:
+    """What a run gave. Losses are in nats; a run that failed has the loss at initialisation, and a reason.
+
+    Attributes:
+        validation: Final loss on the data that settings are chosen on.
+        test: On the data that is touched once; None unless the run was final.
+        start: Validation loss at initialisation.
+        curve: (step, mean training loss since the last point, validation loss on a part of that data).
+        seconds: Wall time of the steps; of the optimizer's part of them in `optimizer_seconds`.
+    """
+
+    validation: float
+    start: float
+    test: float | None = None
+    metric: float | None = None
+    reason: str = ""
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    optimizer_seconds: float = 0.0
+
+
+class Trainer:
+    """A module, its optimizer and its schedule, step by step; `save` and `load` make a run go on exactly.
+
+    Args:
+        target: What is trained.
+        training: How.
+        device: Where.
+
+    Raises:
+        ProgramError: A program that no optimizer class can hold, or one that needs an oracle.
+    """
+
+    def __init__(self, target: Target, training: Training, device: str = "cpu") -> None:
+        self.target, self.training, self.device = target, training, torch.device(device)
+        self.module = target.module(training.seed).to(self.device).train()
+        self.called: Any = torch.compile(self.module) if self.device.type == "cuda" else self.module
+        self.optimizer = make_optimizer(training.run.program, self.module, target.model.roles, training)
+        self.factors = schedule(training.steps, *training.shape(target))
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.step = 0
+        self.result = Result(math.nan, math.nan)
+        self._sum = torch.zeros((), device=self.device)
+        self._since = 0
+
+    def start(self) -> None:
+        """Measures the loss at initialisation."""
+        self.result.start = self.loss(self.target.validation())
+
+    def advance(self, batch: Batch) -> None:
+        """One step."""
+        begun = time.perf_counter()
+        parts = self.target.micro_batches
+        for part in _parts(batch.to(self.device), parts):
+            with seeded(part.key, self.device) if part.key is not None else nullcontext():
+                loss = self._loss(self.called, part) / parts
+            loss.backward()
+            self._sum += loss.detach()
+        if self.target.clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.target.clip)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * float(self.factors[self.step])
+        before = time.perf_counter()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._since += 1
+        now = time.perf_counter()
+        self.result.optimizer_seconds += now - before
+        self.result.seconds += now - begun
+
+    def look(self) -> bool:
+        """Adds a point to the curve; False where the run has come to nothing and may stop."""
+        mean = float(self._sum) / max(1, self._since)
+        self._sum.zero_()
+        self._since = 0
+        if not math.isfinite(mean):
+            self.result.reason = "NaN" if math.isnan(mean) else "Inf"
+            return False
+        self.result.curve.append((self.step, mean, self.loss(self.target.validation()[:_LOOK_BATCHES])))
+        return True
+
+    def finish(self) -> Result:
+        """Measures the end."""
+        result, target = self.result, self.target
+        result.validation = math.nan if result.reason else self.loss(target.validation())
+        if not result.reason and not result.validation <= result.start:
+            result.reason = "diverged" if math.isfinite(result.validation) else "NaN"
+        if result.reason:
+            result.validation = result.start
+        if self.training.final:
+            result.test = result.start if result.reason else self.loss(target.test())
+            if (metric := target.metric) is not None:
+                result.metric = self._measured(lambda: metric.of(self.module, self._moved(target.test())))
+        return result
+
+    def loss(self, batches: list[Batch]) -> float:
+        """Mean loss in nats, in evaluation mode."""
+        return self._measured(
+            lambda: float(torch.stack([self._loss(self.module, b).float() for b in self._moved(batches)]).mean())
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes all that the rest of the run depends on, whole or not at all."""
+        held = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
+                "sum": self._sum, "since": self._since, "result": asdict(self.result)}  # fmt: skip
+        beside = path.with_suffix(".part")
+        torch.save(held, beside)
+        os.replace(beside, path)
+
+    def load(self, path: Path) -> None:
+        """Goes on from what `save` wrote."""
+        held = torch.load(path, map_location=self.device, weights_only=True)
+        self.module.load_state_dict(held["module"])
+        self.optimizer.load_state_dict(held["optimizer"])
+        self.step, self._since = held["step"], held["since"]
+        self._sum = held["sum"]
+        self.result = Result(**held["result"])
+
+    def _loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        low = self.target.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            return self.target.loss(module, batch)
+
+    def _measured(self, measure: Callable[[], float]) -> float:
+        self.module.eval()
+        with torch.no_grad():
+            found = measure()
+        self.module.train()
+        return found
+
+    def _moved(self, batches: list[Batch]) -> list[Batch]:
+        return [batch.to(self.device) for batch in batches]
+
+
+def train_target(target: Target, training: Training, checkpoint: Path | None = None, device: str = "cpu") -> Result:
+    """Trains to the end. With a checkpoint's path a run that was killed goes on, to the same bits on one CPU thread.
+
+    Raises:
+        ProgramError: As `Trainer`.
+    """
+    trainer = Trainer(target, training, device)
+    if checkpoint is not None and checkpoint.exists():
+        trainer.load(checkpoint)
+    else:
+        trainer.start()
+    looks = {round(training.steps * (i + 1) / LOOKS) for i in range(LOOKS)}
+    saved = time.monotonic()
+    batches = target.data.batches(training.seed, training.steps, training.batch or target.batch)
+    for batch in islice(batches, trainer.step, None):
+        trainer.advance(batch)
+        if trainer.step in looks and not trainer.look():
+            break
+        if checkpoint is not None and time.monotonic() - saved > _SAVE_EVERY:
+            trainer.save(checkpoint)
+            saved = time.monotonic()
+    result = trainer.finish()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def make_optimizer(
+    program: Program, module: nn.Module, roles: Mapping[str, str], training: Training
+) -> torch.optim.Optimizer:
+    """The exported class of a program over a module, its constants those of the program's text.
+
+    Raises:
+        ProgramError: No class can hold the program, it is a schedule, or it needs an oracle.
+    """
+    check_trainable(program)
+    made = torch_class(program)
+    known = inspect.signature(made).parameters
+    given: dict[str, Any] = {"total_steps": training.steps, "seed": training.seed}
+    named = {name: value for name, value in given.items() if name in known}
+    groups = module.parameters() if program.fallback is None else role_groups(module, roles)
+    return made(groups, **named)
+
+
+def check_trainable(program: Program) -> None:
+    """Raises ProgramError, in one line, for what a plain training loop cannot run."""
+    if program.schedule:
+        raise ProgramError(
+            f"{program.name} is a schedule of the learning rate, not an optimizer; validate a rule with it"
+        )
+    for part in program.parts():
+        asked = [RESERVED[slot] for slot in ORACLES if flow(part).reads(slot)]
+        if asked:
+            raise ProgramError(
+                f"{part.name} needs the oracle {' and '.join(asked)}, extra passes that a training loop does not give; "
+                "validation takes rules that read gradients"
+            )
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch cut along its examples."""
+    if count == 1:
+        return [batch]
+    size = len(batch.tensors()[0]) // count
+    return [batch.map(lambda t, i=i: t[i * size : (i + 1) * size]) for i in range(count)]  # type: ignore[misc]

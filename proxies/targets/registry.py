@@ -1,0 +1,124 @@
+"""The targets by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+
+from torch import nn
+
+from ...dsl.errors import did_you_mean
+from ..module_model import ModuleModel
+from ..task_error import TaskError
+from .corpus import corpus
+from .decoder import Decoder, DecoderShape
+from .metrics import accuracy, continuation_choice
+from .rows import Rows
+from .target import Metric, Target
+from .tokens import Tokens
+from .vision import VisionTransformer, perceptron
+
+
+class UnknownTarget(TaskError):
+    """A target name that nothing answers to."""
+
+
+_RATIO = 20  # tokens a parameter at data ratio 1 (Hoffmann et al. 2022, arXiv:2203.15556)
+_BYTES = 128
+_PIECES = 12_288
+
+#: Language models: (width, layers, heads, length, vocabulary, batch, micro-batches).
+_DECODERS = {
+    "60k": (48, 2, 3, 64, _BYTES, 16, 1),
+    "100k": (64, 2, 4, 64, _BYTES, 16, 1),
+    "600k": (128, 3, 4, 128, _BYTES, 16, 1),
+    "3m": (256, 4, 4, 256, _BYTES, 32, 1),
+    "10m": (320, 8, 5, 512, _BYTES, 64, 1),
+    "30m": (512, 8, 8, 1024, _PIECES, 64, 2),
+    "124m": (768, 16, 12, 1024, _PIECES, 256, 8),
+}
+_BFLOAT16 = ("10m", "30m", "124m")  # sizes for GPUs
+
+
+def _language(style: str, size: str, source: str = "speeches", qk_norm: bool = False) -> Target:
+    width, layers, heads, length, vocabulary, batch, micro = _DECODERS[size]
+    shape = DecoderShape(vocabulary, width, layers, heads, length, style, qk_norm)
+    name = f"{style}-{size}" + ("-qk" if qk_norm else "") + (f"-{source}" if source != "speeches" else "")
+    data = Tokens(source, vocabulary, length)
+    model = ModuleModel(name, partial(Decoder, shape))
+    parameters = sum(math.prod(s) for s in model.shapes.values())
+    steps = round(_RATIO * parameters / (batch * length), -1)
+    metric = Metric("continuation choice", continuation_choice)
+    dtype = "bfloat16" if size in _BFLOAT16 else "float32"
+    return Target(name, model, data, batch, int(steps), micro_batches=micro, dtype=dtype, metric=metric)
+
+
+def _classifier(
+    name: str, make: Callable[[], nn.Module], data: Rows, batch: int, steps: int, roles: dict[str, str] | None = None
+) -> Target:
+    return Target(name, ModuleModel(name, make, roles=roles), data, batch, steps, metric=Metric("accuracy", accuracy))
+
+
+def _vit() -> Target:
+    make = partial(VisionTransformer, side=8, patch=2, width=64, layers=2, heads=4, classes=10)
+    return _classifier("vit-100k", make, Rows("digits", noise=0.3), 64, 600, {"position": "embedding"})
+
+
+_MAKERS: dict[str, Callable[[], Target]] = {
+    **{f"{style}-{size}": partial(_language, style, size) for size in _DECODERS for style in ("gpt", "llama")},
+    **{f"{style}-{size}-stdlib": partial(_language, style, size, "stdlib")
+       for size in ("60k", "100k", "600k") for style in ("gpt", "llama")},
+    "llama-100k-qk": partial(_language, "llama", "100k", qk_norm=True),
+    "vit-100k": _vit,
+    "table-cancer": partial(
+        _classifier, "table-cancer", partial(perceptron, 30, 64, 2), Rows("breast_cancer", noise=0.5), 32, 300
+    ),
+    "table-wine": partial(_classifier, "table-wine", partial(perceptron, 13, 64, 3), Rows("wine", noise=1.0), 16, 300),
+}  # fmt: skip
+
+
+def targets() -> tuple[str, ...]:
+    """The names of all targets.
+
+    >>> targets()[:4]
+    ('gpt-60k', 'llama-60k', 'gpt-100k', 'llama-100k')
+    """
+    return tuple(_MAKERS)
+
+
+def target(name: str, text: str = "") -> Target:
+    """The target of a name, on a text of the user's own where one is given.
+
+    Args:
+        name: One of `targets`.
+        text: Path of a text file or folder, or the name of a text; see `corpus`. Language models alone take one.
+
+    Raises:
+        UnknownTarget: One line, with the nearest name.
+        TaskError: One line, for a text that cannot be read, or that the target does not take.
+
+    >>> target("gpt-100k").steps
+    2170
+    >>> target("gpt-small")
+    Traceback (most recent call last):
+    stepsmith.proxies.targets.registry.UnknownTarget: unknown target 'gpt-small': ...
+    """
+    if name not in _MAKERS:
+        raise UnknownTarget(f"unknown target {name!r}: {did_you_mean(name, _MAKERS)}")
+    return _on_text(name, text) if text else _made(name)
+
+
+@cache
+def _made(name: str) -> Target:
+    return _MAKERS[name]()
+
+
+@cache
+def _on_text(name: str, text: str) -> Target:
+    own = _made(name)
+    if not isinstance(own.data, Tokens):
+        raise TaskError(f"{name} trains on no text, so it takes none; gpt-100k does")
+    corpus(text, "train")
+    return replace(own, name=f"{name} on {text}", data=replace(own.data, source=text))
