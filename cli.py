@@ -1,4 +1,4 @@
-"""The command line: search, tune, smoketest, inspect, simplify, export, list.
+"""The command line: search, validate, tune, smoketest, inspect, simplify, export, list.
 
 Heavy libraries are imported when a command runs.
 """
@@ -258,6 +258,29 @@ def smoketest(
     use_one_thread()
     for name, found in looks(full_name(task)):
         print(f"{name:12} {found}", flush=True)
+
+
+@app.command("validate")
+def validate_(
+    program: Annotated[str, typer.Argument(help=_PROGRAM)],
+    against: Annotated[str, typer.Option(help="Rivals between commas, beside AdamW: adamw,lion,muon.")] = "adamw",
+    target: Annotated[str, typer.Option(help="What is trained; stepsmith list shows them.")] = "gpt-100k",
+    text: Annotated[str, typer.Option(help="Text for the target: a file, a folder of .txt files, or a name.")] = "",
+    preset: Annotated[str, typer.Option(help="How much is trained: quick, standard or full.")] = "quick",
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
+    device: Annotated[str, typer.Option(help="Where runs train: cpu or cuda.")] = "cpu",
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder for the report [default: runs/validation/...].")] = None,
+) -> None:
+    """Compare a program with a tuned AdamW on a target: speedup with an interval, cost, sensitivity, and a report."""
+    from rich.console import Console
+
+    from .dsl.layout import comma_parts
+    from .evaluator.executors import default_workers
+    from .report.validation_session import Wanted, run_validation
+
+    rivals = tuple(part.strip() for part in comma_parts(against) if part.strip())
+    count = default_workers() if workers is None and device == "cpu" else workers or 0
+    run_validation(Wanted(program, rivals, target, text, preset, device, count), folder, Console())
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What there is to name: programs, tasks, ops, inputs and codecs, each list read off its table."""
+"""What there is to name: programs, tasks, targets, ops, inputs and codecs, each list read off its table."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..dsl.program import MOST_REPEATS, ORACLES, RESERVED, RESERVED_KINDS
 from ..dsl.syntax import CALLABLE
 from ..evaluator.curve import NoCurve, curve_of
 from ..proxies import task, tasks
+from ..proxies.targets import targets
 
 _INDENT = " " * 15
 
@@ -23,6 +24,7 @@ def listing() -> str:
     sections = {
         "programs": map(_program, entries()),
         "tasks": map(_task, tasks()),
+        "targets of stepsmith validate": _targets(),
         "op spaces": _spaces(),
         "other ops, which programs may call and no search writes": _other_ops(),
         "inputs of a program, named in its header": _inputs(),
@@ -55,6 +57,10 @@ def _task(name: str) -> str:
     except NoCurve:
         notes.append(f"no AdamW curve yet: stepsmith tune {name}")
     return "; ".join([f"{name:18} {shown.steps} steps of {shown.batch}", *notes])
+
+
+def _targets() -> Iterator[str]:
+    yield textwrap.fill(" ".join(targets()), 98, break_on_hyphens=False)
 
 
 def _spaces() -> Iterator[str]:

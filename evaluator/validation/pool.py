@@ -44,7 +44,7 @@ class TargetPool:
         text: A text of the user's own for the target; see `target`.
         workers: Processes; 0: this one.
         device: Where runs train.
-        tell: Is told of each run that ends: steps that were trained, 0 for one that was there, and its seconds.
+        tell: Is told of each run that ends: its steps, and its seconds, 0 for one that the record had.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class TargetPool:
             ProgramError: A program that cannot be trained.
         """
         found = {training: self.record.get(self.target, training, self.device) for training in trainings}
-        for known in found.values():
+        for training, known in found.items():
             if known is not None:
-                self.tell(0, 0.0)
+                self.tell(training.steps, 0.0)
         self._train([training for training, known in found.items() if known is None])
         return [self._known(training) for training in trainings]
 

@@ -71,7 +71,7 @@ def _budget(first: int, descent: int, finalists: int, seeds: int) -> Budget:
 PRESETS = {
     "quick": Preset(1 / 4, (1 / 4, 1 / 2), (1 / 8, 1 / 4, 1 / 2), _budget(6, 6, 2, 2), _budget(1, 2, 1, 1), 4, 2),
     "standard": Preset(
-        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(12, 12, 2, 2), _budget(1, 6, 1, 1), 8, 4,
+        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0), _budget(12, 12, 2, 2), _budget(1, 6, 1, 1), 8, 4,
         (1 / 4, 1 / 2, 2.0, 4.0),
     ),
     "table": Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(12, 12, 2, 2), _budget(1, 6, 1, 1), 4, 4),

@@ -15,6 +15,7 @@ from ..task_error import TaskError
 from .corpus import corpus
 from .decoder import Decoder, DecoderShape
 from .metrics import accuracy, continuation_choice
+from .passages import Passages, Ranker, ranking
 from .rows import Rows
 from .target import Metric, Target
 from .tokens import Tokens
@@ -61,6 +62,12 @@ def _classifier(
     return Target(name, ModuleModel(name, make, roles=roles), data, batch, steps, metric=Metric("accuracy", accuracy))
 
 
+def _ranker() -> Target:
+    shape = DecoderShape(_BYTES, width=48, layers=2, heads=3, length=128)
+    model = ModuleModel("rank-60k", partial(Ranker, shape, "speeches"))
+    return Target("rank-60k", model, Passages(length=shape.length), 16, 300, metric=Metric("MRR@10", ranking))
+
+
 def _vit() -> Target:
     make = partial(VisionTransformer, side=8, patch=2, width=64, layers=2, heads=4, classes=10)
     return _classifier("vit-100k", make, Rows("digits", noise=0.3), 64, 600, {"position": "embedding"})
@@ -71,6 +78,7 @@ _MAKERS: dict[str, Callable[[], Target]] = {
     **{f"{style}-{size}-stdlib": partial(_language, style, size, "stdlib")
        for size in ("60k", "100k", "600k") for style in ("gpt", "llama")},
     "llama-100k-qk": partial(_language, "llama", "100k", qk_norm=True),
+    "rank-60k": _ranker,
     "vit-100k": _vit,
     "table-cancer": partial(
         _classifier, "table-cancer", partial(perceptron, 30, 64, 2), Rows("breast_cancer", noise=0.5), 32, 300

@@ -1,0 +1,149 @@
+"""A validation as a person runs it: where it is kept, how far it is, and what is printed at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from ..dsl import Program
+from ..dsl.errors import did_you_mean
+from ..evaluator.validation.fits import check_target_fits
+from ..evaluator.validation.pool import TargetPool
+from ..evaluator.validation.protocol import PRESETS, Preset, steps_of
+from ..evaluator.validation.record import Record
+from ..evaluator.validation.training import check_trainable
+from ..evaluator.validation.validate import ADAMW, Validation, validate
+from ..proxies.targets import target as target_named
+from ..search.found import load_any
+from .session import say
+from .validation_page import write_page
+from .validation_table import validation_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+HOME = Path("runs", "validation")
+
+
+class ValidationError(ValueError):
+    """A validation that cannot be had, in one line."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be validated, as the command line says it."""
+
+    name: str
+    against: tuple[str, ...]
+    target: str
+    text: str
+    preset: str
+    device: str
+    workers: int
+
+    def folder(self) -> Path:
+        """Where it is kept unless a folder is named."""
+        parts = (self.name, self.target, Path(self.text).stem, self.preset)
+        safe = ("".join(c if c.isalnum() or c in "-_." else "-" for c in part).strip("-") for part in parts if part)
+        return HOME / "-".join(safe)
+
+
+def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> None:
+    """Validates, writes `validation.json` and `report.html`, and prints the table; exits with 130 when interrupted.
+
+    Raises:
+        ValidationError, TaskError, ProgramError, TargetTooLarge: In one line.
+    """
+    if wanted.preset not in PRESETS:
+        raise ValidationError(f"unknown preset {wanted.preset!r}; {did_you_mean(wanted.preset, PRESETS)}")
+    programs, preset = _programs(wanted), PRESETS[wanted.preset]
+    target = target_named(wanted.target, wanted.text)
+    for program in programs.values():
+        check_trainable(program)
+        check_target_fits(target, program, wanted.device, wanted.workers)
+    folder = folder or wanted.folder()
+    _claim(folder, wanted, programs)
+    record = HOME / f"{target.name.replace(' on ', '-on-').replace('/', '_')}.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(record.with_suffix(".lock"))
+    try:
+        with lock.acquire(timeout=0):
+            found = _with_progress(wanted, programs, preset, record, folder, console)
+    except Timeout:
+        raise ValidationError(f"another validation is writing to {record}; wait for it, or stop it") from None
+    except KeyboardInterrupt:
+        say(console, "interrupted: finished runs are kept, others have checkpoints; the same command goes on from there")
+        sys.exit(130)
+    write_page(found, folder)
+    console.print(validation_table(found))
+    for line in found.limits:
+        say(console, line)
+    say(console, f"{folder}/report.html, {folder}/validation.json")
+
+
+def _programs(wanted: Wanted) -> dict[str, Program]:
+    """Contenders by what they are called, AdamW apart."""
+    names = [wanted.name, *(name for name in wanted.against if name != ADAMW)]
+    return {name: load_any(name) for name in dict.fromkeys(names)}
+
+
+def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program]) -> None:
+    """Marks a folder as this validation's; raises ValidationError where it is another's."""
+    own = {"target": wanted.target, "text": wanted.text, "preset": wanted.preset, "device": wanted.device,
+           "programs": {name: str(program) for name, program in programs.items()}}  # fmt: skip
+    path = folder / "configuration.json"
+    if path.is_file():
+        try:
+            there = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            raise ValidationError(f"{path} is damaged; name another folder with --out, or remove this one") from None
+        other = [key for key in own if own[key] != there.get(key)]
+        if other:
+            raise ValidationError(
+                f"{folder} holds a validation with another {' and '.join(other)}; name another folder with --out"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(own, indent=1) + "\n", "utf-8")
+
+
+def _with_progress(
+    wanted: Wanted, programs: Mapping[str, Program], preset: Preset, record: Path, folder: Path, console: Console
+) -> Validation:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn(True)
+    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+        clock = _Clock(bar, preset.sides(len(programs)), console)
+        with TargetPool(wanted.target, Record(record), wanted.text, wanted.workers, wanted.device, clock.ran) as pool:
+            clock.unit = steps_of(pool, 1.0)
+            say(console, f"{pool.target.name}, {wanted.preset}: AdamW and {', '.join(programs)}; {clock.planned()}")
+            return validate(pool, programs, preset, wanted.preset, clock.say)
+
+
+class _Clock:
+    """Counts training steps against those that are planned."""
+
+    def __init__(self, bar: Progress, ratios: float, console: Console) -> None:
+        self.bar, self.ratios, self.console = bar, ratios, console
+        self.unit = 1
+        self.shown = bar.add_task("training", total=None)
+
+    def planned(self) -> str:
+        total = round(self.ratios * self.unit)
+        self.bar.update(self.shown, total=total)
+        return f"about {total:,} training steps, finished runs of the record among them"
+
+    def ran(self, steps: int, seconds: float) -> None:
+        self.bar.advance(self.shown, steps)
+
+    def say(self, text: str) -> None:
+        say(self.console, text)

@@ -1,0 +1,54 @@
+"""What a validation found, as a table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from ..evaluator.validation.validate import ADAMW, Contender, Outcome, Validation
+
+COLUMNS = ("contender", "data", "speedup", "gap, nats", "sigmas", "p", "test loss", "metric", "to target", "diverged",
+           "step", "state bytes")  # fmt: skip
+
+
+def validation_rows(found: Validation) -> list[dict[str, str]]:
+    """A row for each contender and data ratio, by the names of `COLUMNS`: text for the table and for the page alike."""
+    reference = found.contenders[ADAMW].cost.seconds
+    return [
+        _row(contender, ratio, outcome, reference)
+        for contender in found.contenders.values()
+        for ratio, outcome in sorted(contender.outcomes.items())
+    ]
+
+
+def _row(contender: Contender, ratio: float, outcome: Outcome, reference: float) -> dict[str, str]:
+    compared, own = outcome.comparison, contender.name == ADAMW
+    gap = compared.gap
+    values = (
+        contender.name,
+        f"{ratio:g}x",
+        "1" if own else str(compared.speedup),
+        "" if own else f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})",
+        "" if own else f"{compared.sigmas:+.1f}",
+        "" if own else f"{outcome.p:.3f}{'*' if outcome.differs else ''}",
+        f"{outcome.test:.4f}",
+        "" if outcome.metric is None else f"{outcome.metric:.3f}",
+        f"{outcome.to_target:.2f}" if outcome.to_target < float("inf") else "never",
+        f"{outcome.diverged}",
+        f"{contender.cost.seconds / reference:.2f}",
+        f"{contender.cost.state_bytes:.3g}",
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def validation_table(found: Validation) -> Table:
+    """Speedup: AdamW's data for a contender's loss over its own data, 1 is tuned AdamW."""
+    title = (
+        f"{found.target}, {found.preset}: speedup over tuned AdamW on the same seeds (95% interval)\n"
+        "p: paired test, corrected for all contenders; to target and step: over AdamW's; state bytes: a parameter"
+    )
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in COLUMNS:
+        table.add_column(found.metric if name == "metric" and found.metric else name, no_wrap=name != "metric")
+    for row in validation_rows(found):
+        table.add_row(*row.values())
+    return table
