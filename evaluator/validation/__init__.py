@@ -1,0 +1,1 @@
+"""Statistics of validation: speedups with intervals, tests, profiles over tasks, agreement of rankings."""
