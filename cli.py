@@ -269,7 +269,9 @@ def validate_(
     preset: Annotated[str, typer.Option(help="How much is trained: quick, standard or full.")] = "quick",
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
     device: Annotated[str, typer.Option(help="Where runs train: cpu or cuda.")] = "cpu",
-    folder: Annotated[Path | None, typer.Option("--out", help="Folder for the report [default: runs/validation/...].")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report [default: runs/validation/...].")
+    ] = None,
 ) -> None:
     """Compare a program with a tuned AdamW on a target: speedup with an interval, cost, sensitivity, and a report."""
     from rich.console import Console

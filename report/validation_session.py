@@ -80,7 +80,9 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     except Timeout:
         raise ValidationError(f"another validation is writing to {record}; wait for it, or stop it") from None
     except KeyboardInterrupt:
-        say(console, "interrupted: finished runs are kept, others have checkpoints; the same command goes on from there")
+        say(
+            console, "interrupted: finished runs are kept, others have checkpoints; the same command goes on from there"
+        )
         sys.exit(130)
     write_page(found, folder)
     console.print(validation_table(found))
@@ -120,7 +122,12 @@ def _with_progress(
 ) -> Validation:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn(True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeRemainingColumn(True),
+    )
     with Progress(*columns, console=console, speed_estimate_period=600) as bar:
         clock = _Clock(bar, preset.sides(len(programs)), console)
         with TargetPool(wanted.target, Record(record), wanted.text, wanted.workers, wanted.device, clock.ran) as pool:

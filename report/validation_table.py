@@ -32,7 +32,7 @@ def _row(contender: Contender, ratio: float, outcome: Outcome, reference: float)
         "" if own else f"{outcome.p:.3f}{'*' if outcome.differs else ''}",
         f"{outcome.test:.4f}",
         "" if outcome.metric is None else f"{outcome.metric:.3f}",
-        f"{outcome.to_target:.2f}" if outcome.to_target < float("inf") else "never",
+        "never" if outcome.to_target is None else f"{outcome.to_target:.2f}",
         f"{outcome.diverged}",
         f"{contender.cost.seconds / reference:.2f}",
         f"{contender.cost.state_bytes:.3g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ class Outcome:
         differs: Whether it is at most 0.05.
         test: Mean loss on the test data, nats.
         metric: Mean of the target's metric there.
-        to_target: Median over seeds of the steps to AdamW's final validation loss, over AdamW's own; inf for never.
+        to_target: Median over seeds of the steps to AdamW's final validation loss, over AdamW's own; None for never.
         diverged: Runs that came to nothing; each counts as the loss at initialisation.
     """
 
@@ -53,7 +54,7 @@ class Outcome:
     differs: bool
     test: float
     metric: float | None
-    to_target: float
+    to_target: float | None
     diverged: int
 
 
@@ -113,7 +114,9 @@ def validate(
         TaskError, ProgramError: In one line, for a target or a program that cannot be trained.
     """
     sides = {ADAMW: load(ADAMW), **programs}
-    frozen = side_by_side(pool, lambda n: _frozen(pool, sides[n], preset, n == ADAMW, lambda t: tell(f"{n}: {t}")), list(sides))
+    frozen = side_by_side(
+        pool, lambda n: _frozen(pool, sides[n], preset, n == ADAMW, lambda t: tell(f"{n}: {t}")), list(sides)
+    )
     tell("all constants are frozen; now the seeds and the data that chose nothing")
     results = side_by_side(pool, lambda n: _results(pool, frozen[n], preset, n == ADAMW), list(sides))
     reach = side_by_side(pool, lambda n: _sensitivity(pool, frozen[n][preset.tuned], preset), list(sides))
@@ -207,14 +210,15 @@ def _outcomes(
     return found
 
 
-def _to_target(adamw: Mapping[int, Result], rival: Mapping[int, Result]) -> float:
+def _to_target(adamw: Mapping[int, Result], rival: Mapping[int, Result]) -> float | None:
     """Steps to the mean of AdamW's last losses on its validation curve, over AdamW's own steps."""
     ends = [r.curve[-1] for r in adamw.values() if r.curve]
     if not ends:
-        return float("inf")
+        return None
     goal = statistics.fmean(loss for _, _, loss in ends)
     times = [time_to_target([(step, loss) for step, _, loss in r.curve], goal) for r in rival.values()]
-    return statistics.median(times) / ends[0][0]
+    middle = statistics.median(times) / ends[0][0]
+    return middle if math.isfinite(middle) else None
 
 
 def _shown(settled: Settled) -> Frozen:
@@ -231,8 +235,12 @@ def limits(target: str, preset: Preset, contenders: Mapping[str, Contender]) -> 
         if o.comparison.speedup.low > 0
     ]  # fmt: skip
     if widths:
-        said.append(f"{preset.seeds} paired seeds: a speedup of less than {min(widths) ** 0.5:.2f} would not be told from 1.")
-    said.append(f"{preset.budget.runs()} tuning runs a side: a side whose best settings lie far from its defaults may be undertuned.")
+        said.append(
+            f"{preset.seeds} paired seeds: a speedup of less than {min(widths) ** 0.5:.2f} would not be told from 1."
+        )
+    said.append(
+        f"{preset.budget.runs()} tuning runs a side: a side whose best settings lie far from its defaults may be undertuned."
+    )
     if not preset.sensitivity:
         said.append("No runs at other learning rates: how sensitive a rule is to its own is not measured.")
     if len(preset.curve) < 4:

@@ -108,7 +108,18 @@ def pretrained(shape: DecoderShape, source: str) -> dict[str, Tensor]:
 
     torch's AdamW trains it, whichever optimizers are compared on what follows.
     """
-    identity = repr((asdict(shape), source, _STEPS, _BATCH, _LR, _BETAS, _DECAY, hashlib.sha256(corpus(source, "train")).hexdigest()))
+    identity = repr(
+        (
+            asdict(shape),
+            source,
+            _STEPS,
+            _BATCH,
+            _LR,
+            _BETAS,
+            _DECAY,
+            hashlib.sha256(corpus(source, "train")).hexdigest(),
+        )
+    )
     path = cache_dir() / f"decoder-{hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()}.pt"
     if not path.exists():
         found = _trained(shape, source)
