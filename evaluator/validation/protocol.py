@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -104,11 +104,12 @@ def settle(
     budget: Budget,
     near: Sequence[Settings] = (),
     tell: Callable[[str], None] = lambda text: None,
+    salt: str = "",
 ) -> Settled:
     """Tunes a program at a data ratio: every contender the same way, with as many runs.
 
     Without `near`: the learning rate is swept over powers of 4 in short runs, then all hyperparameters and the schedule
-    are searched at random together and by coordinate descent, see `pick`.
+    are searched at random together and by coordinate descent, see `pick`. Another `salt` draws other settings.
 
     Raises:
         TaskError, ProgramError: As `TargetPool.results`.
@@ -117,7 +118,7 @@ def settle(
     peak = program.peak if near else working_peak(pool, program)
     ranges = ranges_of(program, peak)
     start = list(near) or [written(program, peak, pool.target.warmup, pool.target.decay)]
-    text = f"{program} {pool.target.name} {steps}"
+    text = f"{replace(program, doc='')} {pool.target.name} {steps} {salt}"
     key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
     random = np.random.Generator(np.random.Philox(key=[13, key]))
     order, runs = pick(pool, program, steps, random, budget, start, ranges, tell)

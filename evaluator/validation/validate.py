@@ -11,9 +11,9 @@ from ...discovered import load
 from ...dsl import Program
 from ..machine import machine
 from ..settings import Settings
+from .paired_test import verdicts
 from .pool import TargetPool
 from .power_law import PowerLaw, fit_power_law
-from .paired_test import verdicts
 from .profile import time_to_target
 from .protocol import FINAL, PICKING, Preset, Settled, finals, settle, side_by_side, steps_of
 from .speedup import Comparison, compare
@@ -100,6 +100,7 @@ def validate(
     preset: Preset,
     name: str = "",
     tell: Callable[[str], None] = lambda text: None,
+    derived: Mapping[str, Callable[[Mapping[str, dict[float, Settled]]], dict[float, Settled]]] | None = None,
 ) -> Validation:
     """Tunes AdamW and each program alike, freezes their constants, and compares them on paired seeds.
 
@@ -109,25 +110,27 @@ def validate(
         preset: How much is trained.
         name: Of the preset, for the report.
         tell: Is told of progress, a line each.
+        derived: Further contenders, whose frozen settings are made of the others', as for controls.
 
     Raises:
         TaskError, ProgramError: In one line, for a target or a program that cannot be trained.
     """
     sides = {ADAMW: load(ADAMW), **programs}
     frozen = side_by_side(
-        pool, lambda n: _frozen(pool, sides[n], preset, n == ADAMW, lambda t: tell(f"{n}: {t}")), list(sides)
+        pool, lambda n: freeze(pool, sides[n], preset, lambda t: tell(f"{n}: {t}"), n == ADAMW), list(sides)
     )
+    frozen |= {n: made(frozen) for n, made in (derived or {}).items()}
     tell("all constants are frozen; now the seeds and the data that chose nothing")
-    results = side_by_side(pool, lambda n: _results(pool, frozen[n], preset, n == ADAMW), list(sides))
+    results = side_by_side(pool, lambda n: _results(pool, frozen[n], preset, n == ADAMW), list(frozen))
     reach = side_by_side(pool, lambda n: _sensitivity(pool, frozen[n][preset.tuned], preset), list(sides))
-    trainings = {n: finals(frozen[n][preset.tuned].run, 1, steps_of(pool, preset.tuned))[0] for n in sides}
+    trainings = {n: finals(f[preset.tuned].run, 1, steps_of(pool, preset.tuned))[0] for n, f in frozen.items()}
     costs = step_costs(pool.target, trainings, pool.device)
     law = fit_power_law(*_curve(pool, results[ADAMW]))
-    outcomes = {n: {} for n in sides} | _outcomes(pool, results, preset)
+    outcomes = _outcomes(pool, results, preset)
     contenders = {
-        n: Contender(n, str(replace(program, doc="")), {r: _shown(s) for r, s in frozen[n].items()}, results[n], reach[n],
-                     costs[n], outcomes[n])
-        for n, program in sides.items()
+        n: Contender(n, _text(f[preset.tuned].run.program), {r: _shown(s) for r, s in f.items()}, results[n],
+                     reach.get(n, {}), costs[n], outcomes[n])
+        for n, f in frozen.items()
     }  # fmt: skip
     target = pool.target
     start = statistics.fmean(r.start for r in results[ADAMW][preset.tuned].values())
@@ -138,15 +141,29 @@ def validate(
     )  # fmt: skip
 
 
-def _frozen(
-    pool: TargetPool, program: Program, preset: Preset, baseline: bool, tell: Callable[[str], None]
+def freeze(
+    pool: TargetPool,
+    program: Program,
+    preset: Preset,
+    tell: Callable[[str], None] = lambda text: None,
+    baseline: bool = False,
+    salt: str = "",
 ) -> dict[float, Settled]:
-    """Settings at every data ratio that is needed: from nothing at one, from the nearest at the others."""
-    found = {preset.tuned: settle(pool, program, preset.tuned, preset.budget, tell=tell)}
+    """Settings at every data ratio that is needed: from nothing at one, from the nearest at the others.
+
+    Args:
+        pool: What trains.
+        program: Whose constants are set.
+        preset: How much is trained.
+        tell: Is told of progress.
+        baseline: Whether the points of AdamW's curve are needed too.
+        salt: Another one draws other settings.
+    """
+    found = {preset.tuned: settle(pool, program, preset.tuned, preset.budget, tell=tell, salt=salt)}
     others = {*preset.compared, *(preset.curve if baseline else ())} - {preset.tuned}
     for ratio in sorted(others, key=lambda r: (abs(r / preset.tuned - 1), r)):
         nearest = min(found, key=lambda r: max(r / ratio, ratio / r))
-        found[ratio] = settle(pool, program, ratio, preset.again, [found[nearest].settings], tell)
+        found[ratio] = settle(pool, program, ratio, preset.again, [found[nearest].settings], tell, salt)
     return found
 
 
@@ -223,7 +240,11 @@ def _to_target(adamw: Mapping[int, Result], rival: Mapping[int, Result]) -> floa
 
 def _shown(settled: Settled) -> Frozen:
     run = settled.run
-    return Frozen(str(replace(run.program, doc="")), run.warmup or 0.0, run.decay or "", settled.settings, settled.runs)
+    return Frozen(_text(run.program), run.warmup or 0.0, run.decay or "", settled.settings, settled.runs)
+
+
+def _text(program: Program) -> str:
+    return str(replace(program, doc=""))
 
 
 def limits(target: str, preset: Preset, contenders: Mapping[str, Contender]) -> list[str]:
@@ -238,9 +259,8 @@ def limits(target: str, preset: Preset, contenders: Mapping[str, Contender]) -> 
         said.append(
             f"{preset.seeds} paired seeds: a speedup of less than {min(widths) ** 0.5:.2f} would not be told from 1."
         )
-    said.append(
-        f"{preset.budget.runs()} tuning runs a side: a side whose best settings lie far from its defaults may be undertuned."
-    )
+    runs = preset.budget.runs()
+    said.append(f"{runs} tuning runs a side: one whose best settings lie far from its defaults may be undertuned.")
     if not preset.sensitivity:
         said.append("No runs at other learning rates: how sensitive a rule is to its own is not measured.")
     if len(preset.curve) < 4:

@@ -28,7 +28,6 @@ class UnknownTarget(TaskError):
 
 _RATIO = 20  # tokens a parameter at data ratio 1 (Hoffmann et al. 2022, arXiv:2203.15556)
 _BYTES = 128
-_PIECES = 12_288
 
 #: Language models: (width, layers, heads, length, vocabulary, batch, micro-batches).
 _DECODERS = {
@@ -37,8 +36,8 @@ _DECODERS = {
     "600k": (128, 3, 4, 128, _BYTES, 16, 1),
     "3m": (256, 4, 4, 256, _BYTES, 32, 1),
     "10m": (320, 8, 5, 512, _BYTES, 64, 1),
-    "30m": (512, 8, 8, 1024, _PIECES, 64, 2),
-    "124m": (768, 16, 12, 1024, _PIECES, 256, 8),
+    "30m": (512, 8, 8, 1024, 8_192, 64, 2),
+    "124m": (768, 16, 12, 1024, 12_288, 256, 8),
 }
 _BFLOAT16 = ("10m", "30m", "124m")  # sizes for GPUs
 

@@ -1,0 +1,95 @@
+"""Controls of the validation: python benchmarks/controls.py [--target gpt-100k] [--preset standard] [--workers N]
+
+AdamW tuned a second time by other draws, Muon, Lion, Lion at AdamW's decay, and AdamW at a third of its learning rate,
+all against tuned AdamW; then the A/A test: AdamW on 40 seeds, split at random into sides of four 2,000 times. Every
+finished run is a line of benchmarks/results/targets/TARGET.jsonl, from which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from stepsmith.discovered import load
+from stepsmith.evaluator.settings import as_run
+from stepsmith.evaluator.train import use_one_thread
+from stepsmith.evaluator.validation.paired_test import rejection_share
+from stepsmith.evaluator.validation.pool import TargetPool
+from stepsmith.evaluator.validation.protocol import PRESETS, Preset, Settled, finals, steps_of
+from stepsmith.evaluator.validation.record import Record
+from stepsmith.evaluator.validation.validate import ADAMW, freeze, validate
+from stepsmith.report.validation_page import write_page
+from stepsmith.report.validation_table import validation_table
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = 40
+Frozen = Mapping[str, dict[float, Settled]]
+
+
+def changed(settled: dict[float, Settled], name: str, **changes: float) -> dict[float, Settled]:
+    """The settings of a catalogued rule with some of them put in place of its own."""
+    made = {}
+    for ratio, one in settled.items():
+        settings = {**one.settings, **changes}
+        made[ratio] = replace(one, settings=settings, run=as_run(load(name), settings))
+    return made
+
+
+def with_decay_of_adamw(frozen: Frozen) -> dict[float, Settled]:
+    """Lion at AdamW's decay, as one who swaps optimizers leaves it."""
+    return {
+        ratio: changed({ratio: one}, "lion", weight_decay=frozen[ADAMW][ratio].settings["weight_decay"])[ratio]
+        for ratio, one in frozen["lion"].items()
+    }
+
+
+def at_a_third(frozen: Frozen) -> dict[float, Settled]:
+    return {
+        ratio: changed({ratio: one}, ADAMW, lr=float(one.settings["lr"]) / 3)[ratio]
+        for ratio, one in frozen[ADAMW].items()
+    }
+
+
+def rejections(pool: TargetPool, settled: Settled, preset: Preset) -> str:
+    """The A/A test at the ratio where AdamW was tuned."""
+    results = pool.results(finals(settled.run, RUNS, steps_of(pool, preset.tuned)))
+    losses = [r.test for r in results if r.test is not None]
+    share = rejection_share(losses)
+    spread = (sum((x - sum(losses) / RUNS) ** 2 for x in losses) / (RUNS - 1)) ** 0.5
+    return (
+        f"A/A: {RUNS} runs of AdamW, sd {spread:.4f} nats; rejected in {share:.1%} of 2,000 random 4 + 4 splits at 5%"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", default="gpt-100k")
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    use_one_thread()
+    console, preset = Console(), PRESETS[given.preset]
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    record = Record(RESULTS / "targets" / f"{given.target}.jsonl")
+    with TargetPool(given.target, record, workers=given.workers) as pool:
+        adamw = load(ADAMW)
+        derived = {
+            "adamw tuned again": lambda frozen: freeze(pool, adamw, preset, tell, salt="again"),
+            "lion at adamw's decay": with_decay_of_adamw,
+            "adamw at lr / 3": at_a_third,
+        }
+        found = validate(pool, {n: load(n) for n in ("muon", "lion")}, preset, given.preset, tell, derived)
+        console.print(validation_table(found))
+        write_page(found, RESULTS / f"controls-{given.target}")
+        tell(rejections(pool, freeze(pool, adamw, preset)[preset.tuned], preset))
+
+
+if __name__ == "__main__":
+    main()
