@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +60,8 @@ class TargetPool:
     ) -> None:
         self.name, self.text, self.record, self.device, self.tell = name, text, record, device, tell
         self.workers = workers
+        self.closed = False
+        self._lock = threading.Lock()  # several threads may ask for runs
         self.target: Target = target_named(name, text)
         self.folder = record.path.with_suffix(".checkpoints")
 
@@ -116,19 +120,25 @@ class TargetPool:
         if worker_died(error):
             return TaskError(f"{self.name}: a worker died {_TRIES} times over one run, of too little memory perhaps; "
                              "try fewer workers or a smaller target")  # fmt: skip
-        return error if isinstance(error, (ProgramError, MemoryError)) else blamed(self.name, error)
+        own = isinstance(error, (ProgramError, MemoryError, CancelledError))
+        return error if own else blamed(self.name, error)
 
     def _submit(self, training: Training) -> Future[Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint = self.folder / f"{key_of(self.target, training, self.device)}.pt"
         work: Any = Work(self.name, self.text, training, checkpoint, self.device)
-        return self.executor.submit(work)
+        with self._lock:
+            if self.closed:
+                raise CancelledError
+            return self.executor.submit(work)
 
     def close(self) -> None:
         """Stops all workers now; runs that are under way have their checkpoints."""
-        if "executor" in self.__dict__:
-            self.executor.close()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with self._lock:
+            self.closed = True
+            if "executor" in self.__dict__:
+                self.executor.close()
+        with suppress(OSError):  # there is none, or it holds checkpoints
             self.folder.rmdir()
 
     def __enter__(self) -> TargetPool:

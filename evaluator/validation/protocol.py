@@ -155,5 +155,13 @@ def finals(run: Run, seeds: int, steps: int) -> list[Training]:
 
 def side_by_side(pool: TargetPool, work: Callable[[str], _T], names: Sequence[str]) -> dict[str, _T]:
     """What `work` gives for each name, as many at once as the pool has workers; the order changes no result."""
-    with ThreadPoolExecutor(max(1, pool.workers)) as threads:
+    if pool.workers < 2:
+        return {name: work(name) for name in names}
+    threads = ThreadPoolExecutor(pool.workers)
+    try:
         return dict(zip(names, threads.map(work, names), strict=True))
+    except BaseException:  # an interrupt too: the other threads must not wait for their runs
+        pool.close()
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
