@@ -1,4 +1,4 @@
-"""Kernels on a GPU: python benchmarks/gpu.py --section correctness|bandwidth|small|compile|memory|population
+"""Kernels on a GPU: python benchmarks/gpu.py --section correctness|bandwidth|small|compile|memory|population|targets
 
 Each section prints a table and writes benchmarks/results/gpu-SECTION.json. Bytes are those that a rule must move: each
 pass reads what it needs, the last one writes. They are held against a copy on the same device, timed in turns with the
@@ -317,9 +317,16 @@ def population(cpu_per_hour: float | None = None) -> Report:
     return measure(cpu_per_hour)
 
 
+def targets() -> Report:
+    """G6: 10M, 30M and 124M parameters in bfloat16, and `quick` at 10M; see gpu_targets.py."""
+    from gpu_targets import measure
+
+    return measure()
+
+
 SECTIONS: dict[str, Callable[..., Report]] = {
     "correctness": correctness, "bandwidth": bandwidth, "small": small, "compile": compile_times, "memory": memory,
-    "population": population,
+    "population": population, "targets": targets,
 }  # fmt: skip
 
 

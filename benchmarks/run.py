@@ -25,6 +25,7 @@ SECTIONS = {
     "optimizers": "optimizers",
     "ledger": "ledger",
     "throughput": "throughput",
+    "tuning": "tuning",
 }
 
 

@@ -1,0 +1,51 @@
+"""Tuning on a target: two runs in two processes of one thread, against one after the other on two threads.
+
+Seconds of the clock; the shortest of several turns are compared, since what else a machine does only adds to them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from measure import Check, Report
+
+from stepsmith.discovered import load
+from stepsmith.evaluator.train import Run, use_one_thread
+from stepsmith.evaluator.validation.pool import TargetPool
+from stepsmith.evaluator.validation.record import Record
+from stepsmith.evaluator.validation.training import Training, train_target
+
+TITLE = "what two tuning processes bring over one of two threads"
+TARGET, STEPS, TURNS = "gpt-100k", 200, 5
+
+
+def measure() -> Report:
+    report = Report(("turn", "2 threads s", "2 processes s", "times"))
+    with tempfile.TemporaryDirectory() as folder:
+        with TargetPool(TARGET, Record(Path(folder) / "runs.jsonl"), workers=2) as pool:
+            pool.results(_pair(0))  # the workers load
+            for turn in range(1, TURNS + 1):
+                begun = perf_counter()
+                _on_two_threads(pool, _pair(turn))
+                between = perf_counter()
+                pool.results(_pair(turn))
+                report.rows.append((turn, between - begun, perf_counter() - between, None))
+    report.rows = [(turn, one, two, one / two) for turn, one, two, _ in report.rows]
+    best = min(row[1] for row in report.rows) / min(row[2] for row in report.rows)
+    report.checks.append(Check("runs a second of two processes over one of two threads", best, 1.7, at_least=True))
+    return report
+
+
+def _pair(turn: int) -> list[Training]:
+    return [Training(Run(load("adamw").with_lr(3e-3)), seed, STEPS) for seed in (2 * turn, 2 * turn + 1)]
+
+
+def _on_two_threads(pool: TargetPool, runs: Sequence[Training]) -> None:
+    torch.set_num_threads(2)
+    for training in runs:
+        train_target(pool.target, training)
+    use_one_thread()
