@@ -1,4 +1,4 @@
-"""The command line: search, validate, tune, smoketest, inspect, simplify, export, list.
+"""The command line: search, validate, funnel, tune, smoketest, inspect, simplify, export, list.
 
 Heavy libraries are imported when a command runs.
 """
@@ -283,6 +283,26 @@ def validate_(
     rivals = tuple(part.strip() for part in comma_parts(against) if part.strip())
     count = default_workers() if workers is None and device == "cpu" else workers or 0
     run_validation(Wanted(program, rivals, target, text, preset, device, count), folder, Console())
+
+
+@app.command()
+def funnel(
+    sources: Annotated[list[str], typer.Argument(help=f"Run folders, or programs. {_PROGRAM}")],
+    stages: Annotated[str, typer.Option(help="Of 10x, 100x and target, between commas.")] = "10x,100x",
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="Programs of each run: the fittest, and those that were.")
+    ] = 8,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
+    device: Annotated[str, typer.Option(help="Where runs train: cpu or cuda.")] = "cpu",
+) -> None:
+    """Send programs through targets of growing size; what does not beat an AdamW tuned alike ends there."""
+    from rich.console import Console
+
+    from .evaluator.executors import default_workers
+    from .report.funnel_session import run_funnel
+
+    named = [stage.strip() for stage in stages.split(",") if stage.strip()]
+    run_funnel(sources, named, count, default_workers() if workers is None else workers, device, Console())
 
 
 @app.command()

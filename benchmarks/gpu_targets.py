@@ -86,8 +86,11 @@ def _quick() -> str:
         budget=Budget(3, 0, 0, 3, 1, PICKING[:1]), again=Budget(1, 0, 0, 0, 1, PICKING[:1]),
     )  # fmt: skip
     begun = perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        with TargetPool("gpt-10m", Record(Path(folder) / "runs.jsonl"), device="cuda") as pool:
-            found = validate(pool, {"lion": load("lion")}, small, "quick")
+    with tempfile.TemporaryDirectory() as folder, TargetPool("gpt-10m", _record(folder), device="cuda") as pool:
+        found = validate(pool, {"lion": load("lion")}, small, "quick")
     speedup = found.contenders["lion"].outcomes[ratio].comparison.speedup
     return f"lion at gpt-10m, {QUICK_STEPS} steps, 4 paired seeds: speedup {speedup}, {perf_counter() - begun:.0f} s"
+
+
+def _record(folder: str) -> Record:
+    return Record(Path(folder) / "runs.jsonl")

@@ -15,19 +15,19 @@ from ..dsl import Program
 from ..dsl.errors import did_you_mean
 from ..evaluator.validation.fits import check_target_fits
 from ..evaluator.validation.pool import TargetPool
-from ..evaluator.validation.protocol import PRESETS, Preset, steps_of
+from ..evaluator.validation.protocol import PRESETS, Preset
 from ..evaluator.validation.record import Record
 from ..evaluator.validation.training import check_trainable
 from ..evaluator.validation.validate import ADAMW, Validation, validate
 from ..proxies.targets import target as target_named
 from ..search.found import load_any
+from .progress import clock
 from .session import say
 from .validation_page import write_page
 from .validation_table import validation_table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 HOME = Path("runs", "validation")
 
@@ -75,7 +75,7 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     lock = FileLock(record.with_suffix(".lock"))
     try:
         with lock.acquire(timeout=0):
-            found = _with_progress(wanted, programs, preset, record, folder, console)
+            found = _with_progress(wanted, programs, preset, record, console)
     except Timeout:
         raise ValidationError(f"another validation is writing to {record}; wait for it, or stop it") from None
     except KeyboardInterrupt:
@@ -117,39 +117,13 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program]) -> Non
 
 
 def _with_progress(
-    wanted: Wanted, programs: Mapping[str, Program], preset: Preset, record: Path, folder: Path, console: Console
+    wanted: Wanted, programs: Mapping[str, Program], preset: Preset, record: Path, console: Console
 ) -> Validation:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(True),
-    )
-    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
-        clock = _Clock(bar, preset.sides(len(programs)), console)
-        with TargetPool(wanted.target, Record(record), wanted.text, wanted.workers, wanted.device, clock.ran) as pool:
-            clock.unit = steps_of(pool, 1.0)
-            say(console, f"{pool.target.name}, {wanted.preset}: AdamW and {', '.join(programs)}; {clock.planned()}")
-            return validate(pool, programs, preset, wanted.preset, clock.say)
-
-
-class _Clock:
-    """Counts training steps against those that are planned."""
-
-    def __init__(self, bar: Progress, ratios: float, console: Console) -> None:
-        self.bar, self.ratios, self.console = bar, ratios, console
-        self.unit = 1
-        self.shown = bar.add_task("training", total=None)
-
-    def planned(self) -> str:
-        total = round(self.ratios * self.unit)
-        self.bar.update(self.shown, total=total)
-        return f"about {total:,} training steps, finished runs of the record among them"
-
-    def ran(self, steps: int, seconds: float) -> None:
-        self.bar.advance(self.shown, steps)
-
-    def say(self, text: str) -> None:
-        say(self.console, text)
+    with clock(console) as ticking:
+        pool = TargetPool(wanted.target, Record(record), wanted.text, wanted.workers, wanted.device, ticking.ran)
+        with pool:
+            steps = round(preset.sides(len(programs)) * pool.target.steps)
+            ticking.expect(steps)
+            sides = f"AdamW and {', '.join(programs)}"
+            say(console, f"{pool.target.name}, {wanted.preset}: {sides}, about {steps:,} training steps")
+            return validate(pool, programs, preset, wanted.preset, ticking.say)

@@ -1,0 +1,117 @@
+"""A funnel as a person runs it: what enters from a run or the catalogue, what goes on, and what is kept."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from ..dsl.errors import did_you_mean
+from ..evaluator.validation.funnel import STAGES, Candidate, Funnel, Journey, Stage, funnel
+from ..search.found import load_any
+from ..search.ledger import Child, Ledger
+from ..search.milestones import milestones
+from .progress import clock
+from .session import say
+from .validation_session import HOME, ValidationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def run_funnel(
+    names: Sequence[str], stages: Sequence[str], count: int, workers: int, device: str, console: Console
+) -> None:
+    """Sends programs through stages and prints their paths; exits with 130 when interrupted.
+
+    Args:
+        names: Run folders, of which the fittest rows and those that once were enter; or programs.
+        stages: Of `STAGES`, in order.
+        count: Of programs from each run.
+        workers: Processes; 0: this one.
+        device: Where runs train.
+        console: Where it is told.
+
+    Raises:
+        ValidationError, TaskError, LedgerError: In one line.
+    """
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise ValidationError(f"unknown stage {unknown[0]!r}; {did_you_mean(unknown[0], STAGES)}")
+    chosen = [STAGES[name] for name in stages]
+    entering = [candidate for name in names for candidate in _candidates(name, count)]
+    if not entering:
+        raise ValidationError("no program has come through all stages of the search; search longer")
+    HOME.mkdir(parents=True, exist_ok=True)
+    say(console, f"{len(entering)} programs enter: {', '.join(c.name for c in entering)}")
+    try:
+        with clock(console) as ticking:
+            ticking.expect(_planned(chosen[0], len(entering)))
+            found = funnel(entering, chosen, HOME, workers, device, ticking.say, ticking.ran)
+    except KeyboardInterrupt:
+        say(console, "interrupted: finished runs are kept; the same command goes on from there")
+        sys.exit(130)
+    path = _folder(names) / "funnel.json"
+    _write(found, path)
+    console.print(funnel_table(found, chosen))
+    if found.agreement is not None:
+        say(console, f"search fitness against the first stage: Kendall's tau {found.agreement} (90% interval)")
+    say(console, str(path))
+
+
+def _planned(stage: Stage, entering: int) -> int:
+    from ..proxies.targets import target
+
+    return round(stage.preset.sides(entering) * target(stage.target).steps)
+
+
+def _folder(names: Sequence[str]) -> Path:
+    """Beside the ledger of a run that is alone, else with the validations."""
+    own = Path(names[0])
+    return own if len(names) == 1 and own.is_dir() else HOME
+
+
+def _candidates(name: str, count: int) -> list[Candidate]:
+    if not Path(name, "ledger.sqlite").is_file():
+        return [Candidate(name, str(load_any(name)))]
+    with Ledger.reading(Path(name)) as ledger:
+        rows = list(ledger.children())
+    scored = [row for row in rows if row.fitness is not None and not row.reason]
+    risen = milestones(rows, (count + 1) // 2)
+    fittest = sorted(scored, key=lambda row: (-(row.fitness or 0), row.child))
+    chosen: dict[str, Child] = {}
+    for row in [*risen, *fittest]:
+        if len(chosen) < count:
+            chosen.setdefault(row.final or row.program, row)
+    rows = sorted(chosen.values(), key=lambda row: row.child)
+    return [Candidate(f"{name}:{row.child}", row.final or row.program, row.fitness, row.child) for row in rows]
+
+
+def _write(found: Funnel, path: Path) -> None:
+    beside = path.with_suffix(".part")
+    beside.write_bytes(TypeAdapter(Funnel).dump_json(found, indent=1) + b"\n")
+    os.replace(beside, path)
+
+
+def funnel_table(found: Funnel, stages: Sequence[Stage]) -> Table:
+    """A row for each path: speedup over tuned AdamW at each stage."""
+    title = "speedup over AdamW, both tuned at each stage (95% interval); what is above 1 goes on"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("program", "search", *(f"{s.name} {s.target}" for s in stages)):
+        table.add_column(name)
+    for journey in found.paths:
+        table.add_row(*_row(journey, stages))
+    return table
+
+
+def _row(journey: Journey, stages: Sequence[Stage]) -> list[str]:
+    own, by_stage = journey.candidate, {passed.stage: passed for passed in journey.passed}
+    cells = [own.name, "" if own.fitness is None else f"{own.fitness:.3f}"]
+    for stage in stages:
+        passed = by_stage.get(stage.name)
+        cells.append("" if passed is None else str(passed.speedup) if passed.speedup else passed.reason)
+    return cells

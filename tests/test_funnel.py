@@ -1,0 +1,86 @@
+"""The funnel: stages re-tune, promote what beats AdamW, keep whole paths, and measure how fitness agrees with them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import stepsmith as ss
+from stepsmith import cli
+from stepsmith.evaluator.statistics import Interval
+from stepsmith.evaluator.tune import Budget
+from stepsmith.evaluator.validation import pool as pools
+from stepsmith.evaluator.validation.funnel import STAGES, Candidate, Journey, Passed, Stage, agreement, funnel
+from stepsmith.evaluator.validation.protocol import PICKING, Preset
+from stepsmith.search.ledger import Child
+from stepsmith.search.milestones import milestones
+
+SHORT = Preset(0.1, (0.1,), (0.05, 0.1), Budget(3, 0, 0, 2, 1, PICKING[:1]), Budget(1, 0, 0, 0, 1, PICKING[:1]), 3, 2)
+TWO = (Stage("10x", "table-wine", SHORT), Stage("100x", "table-cancer", SHORT))
+FROZEN = ss.Program.parse("def still(w, g, lr=1e-30):\n  return lr * sign(g)")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def entering(**programs):
+    return [Candidate(name, str(program)) for name, program in programs.items()]
+
+
+def test_what_does_not_beat_adamw_ends_and_the_rest_is_tuned_anew(tmp_path):
+    found = funnel(entering(adamw2=ss.load("adamw"), still=FROZEN, adahessian=ss.load("adahessian")), TWO, tmp_path)
+    by_name = {journey.candidate.name: journey.passed for journey in found.paths}
+    [still] = by_name["still"]
+    assert not still.promoted and still.speedup.high < 1
+    [refused] = by_name["adahessian"]
+    assert "oracle" in refused.reason and refused.speedup is None
+    for passed in by_name["adamw2"]:
+        assert passed.promoted == (passed.speedup.mean > 1)
+    if by_name["adamw2"][0].promoted:
+        assert [passed.target for passed in by_name["adamw2"]] == ["table-wine", "table-cancer"]
+
+
+def test_a_funnel_goes_on_from_its_records(tmp_path, monkeypatch):
+    first = funnel(entering(lion=ss.load("lion")), TWO[:1], tmp_path)
+    monkeypatch.setattr(pools, "train_target", lambda *_: pytest.fail("trained"))
+    assert funnel(entering(lion=ss.load("lion")), TWO[:1], tmp_path) == first
+
+
+def journey(name, fitness, speedup):
+    passed = [Passed("10x", "t", Interval(speedup, speedup / 1.1, speedup * 1.1), True)]
+    return Journey(Candidate(name, "", fitness), passed)
+
+
+def test_agreement_is_of_fitness_with_the_first_stage():
+    along = [journey(str(i), 1 + i / 10, 1 + i / 20) for i in range(6)]
+    against = [journey(str(i), 1 + i / 10, 2 - i / 20) for i in range(6)]
+    assert agreement(along).mean == 1
+    assert agreement(against).mean == -1
+    assert agreement(along[:2]) is None
+    assert agreement([replace(j, candidate=replace(j.candidate, fitness=None)) for j in along]) is None
+
+
+def child(number, fitness, reason=""):
+    fields = {name: None for name in Child.__dataclass_fields__}
+    return Child(**fields | {"child": number, "fitness": fitness, "reason": reason})
+
+
+def test_milestones_are_the_rises_of_the_best():
+    rows = [child(i, f) for i, f in enumerate([0.5, 0.4, None, 0.7, 0.6, 0.9, 1.0, 1.1])]
+    assert [c.child for c in milestones(rows, 10)] == [0, 3, 5, 6, 7]
+    assert [c.child for c in milestones(rows, 3)] == [0, 5, 7]
+    assert [c.child for c in milestones([child(0, 2.0, "repeat"), child(1, 1.0)], 3)] == [1]
+
+
+def test_the_command_prints_a_path_for_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(STAGES, "10x", TWO[0])
+    found = CliRunner().invoke(cli.app, ["funnel", "lion", "momentum", "--stages", "10x", "--workers", "0"])
+    assert found.exit_code == 0, found.output
+    assert "lion" in found.output and "momentum" in found.output
+    assert (tmp_path / "runs" / "validation" / "funnel.json").is_file()
+    wrong = CliRunner().invoke(cli.app, ["funnel", "lion", "--stages", "10y"])
+    assert "did you mean '10x'" in str(wrong.exception)
