@@ -1,0 +1,1 @@
+"""Validation of programs on targets, and of proxies against them."""
