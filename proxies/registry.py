@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..dsl.errors import did_you_mean
+from .associative import Memory, Zipf
 from .digits import Digits
 from .mlp import MLP
 from .quadratic import Linear, Regression
@@ -18,9 +19,11 @@ class UnknownTask(TaskError):
 
 
 _DIGITS = ("digits_split", "digits_wide")
+_ASSOCIATIVE = ("associative_split", "associative_wide")
 _BYTES = ("bytes_split", "bytes_wide", "bytes_code")
 _BYTES_B64 = ("bytes_b64_split", "bytes_b64_wide", "bytes_b64_code")
 _WIDE = Transformer(width=32, heads=2)
+_WIDE_MEMORY = Memory(items=192, width=48, inner=48, problem=1)
 
 # Each task to search on, then its held-out variants: other data, on that another width, and another text.
 _ALL = (
@@ -29,6 +32,9 @@ _ALL = (
     Task("digits", MLP(), Digits(), batch=16, steps=400, held_out=_DIGITS),
     Task("digits_split", MLP(), Digits(split="other"), batch=16, steps=400),
     Task("digits_wide", MLP(hidden=96), Digits(split="other"), batch=16, steps=400),
+    Task("associative", Memory(), Zipf(), batch=1024, steps=200, held_out=_ASSOCIATIVE),
+    Task("associative_split", Memory(problem=1), Zipf(exponent=1.5), batch=1024, steps=200),
+    Task("associative_wide", _WIDE_MEMORY, Zipf(items=192), batch=1024, steps=200),
     Task("bytes", Transformer(), Text(), batch=16, steps=1200, held_out=_BYTES),
     Task("bytes_split", Transformer(), Text(split="other"), batch=16, steps=1200),
     Task("bytes_wide", _WIDE, Text(split="other"), batch=16, steps=1200),

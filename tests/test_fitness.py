@@ -69,7 +69,7 @@ def test_a_curve_survives_its_text():
     assert parse(dump(curve).splitlines()) == curve
 
 
-@pytest.mark.parametrize("name", ["quadratic", "digits"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "associative"])
 def test_stored_curves_have_every_horizon_and_fall(name):
     curve = curve_of(task(name))
     assert [p.steps for p in curve.points] == [round(task(name).steps * h) for h in HORIZONS]
@@ -130,7 +130,7 @@ def test_when_all_diverge_all_get_a_score():
 # --- scores -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["quadratic", "digits"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "associative"])
 @pytest.mark.parametrize("share", [0.125, 0.5])
 def test_tuned_adamw_against_itself_is_one(name, share):
     own = curve_of(task(name)).point(round(task(name).steps * share))

@@ -53,7 +53,7 @@ def test_drawn_labels_give_the_curvature_of_the_loss():
         torch.testing.assert_close(estimate[:, j], (ahead - behind) / (2 * step), rtol=0.15, atol=0.005)
 
 
-@pytest.mark.parametrize("name", ["digits", "bytes"])
+@pytest.mark.parametrize("name", ["digits", "associative", "bytes"])
 def test_labels_of_each_copy_come_from_its_own_prediction(name):
     chosen, params, batch = start(name, 3)
     params[-1][1] += torch.randn(params[-1][1].shape, generator=torch.Generator().manual_seed(0))

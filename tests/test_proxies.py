@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from stepsmith import proxies
+from stepsmith.discovered import load
+from stepsmith.dsl.draws import Stream, normal, philox
+from stepsmith.evaluator.run_pool import losses as final_losses
+from stepsmith.evaluator.train import train as train_runs
 from stepsmith.proxies import text
+from stepsmith.proxies.associative import Memory, Zipf
 from stepsmith.proxies.quadratic import Linear
 from stepsmith.proxies.text import fold
 from stepsmith.proxies.transformer import Transformer
@@ -17,7 +22,7 @@ from stepsmith.proxies.transformer import Transformer
 NAMES = proxies.tasks()
 SEARCHED = [name for name in NAMES if proxies.task(name).held_out]
 # One of each shape of model and batch.
-DISTINCT = ["quadratic", "digits", "digits_wide", "bytes", "bytes_wide", "bytes_b64"]
+DISTINCT = ["quadratic", "digits", "digits_wide", "associative", "associative_wide", "bytes", "bytes_wide", "bytes_b64"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +50,18 @@ def plain_loss(model, params, batch):
         return 0.5 * (batch.x @ p["weight"].T - batch.y).square().sum(1).mean()
     if isinstance(model, Transformer):
         return plain_transformer_loss(model, p, batch)
+    if isinstance(model, Memory):
+        return plain_memory_loss(model, p, batch)
     hidden = F.relu(F.linear(batch.x, p["hidden"], p["hidden bias"]))
     return F.cross_entropy(F.linear(hidden, p["head"], p["head bias"]), batch.y)
+
+
+def plain_memory_loss(model, p, batch):
+    bits = philox(model.problem, stream=Stream.PROBLEM)
+    keys, values = (torch.from_numpy(normal(bits, (model.items, model.width))).to(p["value"].dtype) for _ in range(2))
+    read = F.linear(F.linear(keys[batch.x], p["value"]), p["output"])
+    # The scale is float32's, as it is in the model.
+    return F.cross_entropy(F.linear(read, (values.float() * model.width**-0.5).to(values.dtype)), batch.y)
 
 
 def plain_transformer_loss(model, p, batch):
@@ -98,7 +113,7 @@ def test_a_deeper_transformer_on_shorter_text_is_right_too(model):
     check_gradients(model, population(model, 2, torch.float64), batch, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes", "bytes_wide"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "associative", "bytes", "bytes_wide"])
 def test_gradients_agree_with_finite_differences(name):
     task = proxies.task(name)
     batch = first_batch(task, torch.float64)
@@ -163,7 +178,7 @@ def test_gradients_go_where_they_are_asked_to():
     assert all(torch.equal(a, b) for a, b in zip(out, fresh, strict=True))
 
 
-@pytest.mark.parametrize("name", ["digits", "bytes"])
+@pytest.mark.parametrize("name", ["digits", "associative", "bytes"])
 def test_a_broken_copy_leaves_the_others_alone(name):
     task = proxies.task(name)
     params, batch = population(task.model, 3), first_batch(task)
@@ -208,7 +223,7 @@ def test_init_is_a_function_of_the_seed(name):
     assert not torch.equal(model.init(3)[0], model.init(4)[0])
 
 
-@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "associative", "bytes"])
 def test_a_batch_is_a_function_of_seed_and_step_alone(name):
     task = proxies.task(name)
     short, long, other = (list(task.batches(*args)) for args in ((7, 3), (7, 5), (8, 3)))
@@ -253,6 +268,41 @@ def test_no_digit_image_serves_two_splits():
     main, other = (proxies.task(name).data for name in ("digits", "digits_split"))
     images = np.concatenate([data.images(part)[0] for data in (main, other) for part in (0, 1)])
     assert len(images) == len(np.unique(images, axis=0)) == 1797
+
+
+def test_items_come_by_their_power_law_and_are_validated_alike():
+    data = Zipf(items=16, exponent=1.5)
+    seen = np.bincount(next(data.batches(0, 1, 100_000)).x.numpy(), minlength=16) / 100_000
+    expected = np.arange(1, 17) ** -1.5 / (np.arange(1, 17) ** -1.5).sum()
+    np.testing.assert_allclose(seen, expected, atol=0.005)
+    [batch] = Zipf().validation()
+    assert (np.bincount(batch.x) == 8).all()
+    assert 0.02 < (batch.x != batch.y).float().mean() < 0.08
+
+
+class Head(Zipf):
+    """Validates on the eighth of the items that comes most often."""
+
+    def validation(self):
+        return [proxies.Batch(*(t[batch.x < self.items // 8] for t in batch[:2])) for batch in super().validation()]
+
+
+def best_loss(task, program, rates, seeds=(0, 1)):
+    """The mean final loss over seeds at the best learning rate of some."""
+    table = [final_losses(train_runs(task, [program.with_lr(rate) for rate in rates], seed)) for seed in seeds]
+    return np.mean(table, axis=0).min()
+
+
+def test_muon_recalls_what_adamw_does_and_the_tail_too():
+    """Both at constants that suit them here, and the best of learning rates a factor of two apart."""
+    task = proxies.task("associative")
+    head = replace(task, data=Head())
+    muon = replace(load("muon"), hypers=(0.8, 0.0))
+    adamw = replace(load("adamw"), hypers=(0.8, 0.8, 1e-8, 0.0))
+    rates = {muon: (0.08, 0.16, 0.32), adamw: (0.016, 0.032, 0.064)}
+    alike, tail = ([best_loss(where, rule, rates[rule]) for rule in rates] for where in (head, task))
+    assert tail[0] < tail[1] - 0.4
+    assert alike[0] == pytest.approx(alike[1], abs=0.05)
 
 
 @pytest.mark.parametrize("name", SEARCHED)

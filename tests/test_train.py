@@ -38,7 +38,7 @@ def recorded(monkeypatch) -> list[str]:
     return ran
 
 
-@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "associative", "bytes"])
 def test_replayed_steps_are_the_steps(name, recorded, monkeypatch):
     replayed = train(task(name), RULES, seed=1, steps=53)
     assert recorded == ["record", *["replay"] * 50]  # steps 1 and 51 look at the losses
@@ -60,7 +60,7 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["quadratic", "digits", "bytes", "bytes_wide"])
+@pytest.mark.parametrize("name", ["quadratic", "digits", "associative", "bytes", "bytes_wide"])
 def test_what_is_captured_can_be(name, dtype, monkeypatch):
     """A capture allows no look at numbers and no constant of the host, which would be copied again."""
     seen = []
