@@ -18,7 +18,7 @@ RECORDS = Path(__file__).parent / "results" / "targets"
 PRESET = PRESETS["table"]
 RULES = (
     "adamw", "muon", "lion", "sgd", "momentum", "signum", "rmsprop", "nadamw", "c_adamw", "c_lion", "adabelief",
-    "adafactor", "soap", "scale", "swan", "sinkgd", "adagrad", "stable_spam", "exadam", "signsgd", "root",
+    "scale", "swan", "sinkgd", "adafactor", "adagrad", "exadam", "signsgd", "soap", "root",
 )  # fmt: skip
 
 

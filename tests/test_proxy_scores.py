@@ -12,7 +12,8 @@ import pytest
 from stepsmith.discovered import entries
 from stepsmith.evaluator.curve import LOWEST, NoCurve, curve_of
 from stepsmith.evaluator.fitness import paired_speedups
-from stepsmith.evaluator.tune import Budget, as_run
+from stepsmith.evaluator.settings import as_run
+from stepsmith.evaluator.tune import Budget
 from stepsmith.evaluator.validation import proxy_scores
 from stepsmith.evaluator.validation.proxy_scores import RULES, TASKS, read_scores, score_rules, speedups_beside
 from stepsmith.proxies import task

@@ -23,8 +23,9 @@ from ...proxies import Task
 from ..curve import curve_of
 from ..fitness import geometric_mean
 from ..run_pool import RunPool
+from ..settings import Settings, ranges_of, settings_of
 from ..train import Run
-from ..tune import PICK_SEEDS, SHOWN_SEEDS, Budget, Settings, ranges_of, settings_of, tune
+from ..tune import PICK_SEEDS, SHOWN_SEEDS, Budget, tune
 
 #: 18 rules that see elements, which populations run compiled, then 5 that see matrices, which run one by one.
 RULES = (
