@@ -1,4 +1,243 @@
-"""placeholder"""
+"""What a validation found, as one page and as data."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..evaluator.statistics import Interval
+from ..evaluator.validation.power_law import HIGHEST, LOWEST, PowerLaw
+from ..evaluator.validation.protocol import PICKING
+from ..evaluator.validation.validate import ADAMW, LEVEL, Contender, Frozen, Outcome, Validation
+from .validation_plots import INK, came_to_nothing, looks, plots, ratios, wall_clock
+from .validation_table import COLUMNS, validation_rows
+
+if TYPE_CHECKING:
+    from pydantic import RootModel
+
+DATA, PAGE = "validation.json", "report.html"
 
 
-def write_page(found, folder): ...
+class DamagedValidation(ValueError):
+    """A file that holds no whole validation, in one line."""
+
+
+def write_page(found: Validation, folder: Path) -> None:
+    """Writes `validation.json`, then `report.html`, which needs nothing beside it; each is replaced whole.
+
+    Equal validations give equal bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / DATA, _model()(found).model_dump_json(indent=1) + "\n")
+    _replace(folder / PAGE, page(found))
+
+
+def read_validation(path: Path) -> Validation:
+    """Reads a `validation.json`.
+
+    Raises:
+        DamagedValidation: Of a missing or a damaged file, in one line.
+    """
+    from pydantic import ValidationError
+
+    try:
+        found: Validation = _model().model_validate_json(path.read_bytes()).root
+    except OSError as error:
+        raise DamagedValidation(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        said = " ".join(f"{where}: {first['msg']}".removeprefix(": ").split())
+        raise DamagedValidation(f"{path} is damaged ({said}); the same stepsmith validate writes it anew") from None
+    if wrong := [name for name, c in found.contenders.items() if c.name != name]:
+        raise DamagedValidation(f"{path} is damaged: contender {wrong[0]!r} has another name inside")
+    if ADAMW not in found.contenders:
+        raise DamagedValidation(f"{path} is damaged: it has no {ADAMW}")
+    return found
+
+
+def headline(found: Validation, name: str, ratio: float) -> str:
+    """What a contender's comparison at a data ratio says, in a sentence.
+
+    Better and worse are the paired test's words, not the interval's: the test was fixed in advance.
+    """
+    outcome, runs = found.contenders[name].outcomes[ratio], found.contenders[name].results[ratio]
+    speedup = outcome.comparison.speedup
+    seeds = len(set(runs) & set(found.contenders[ADAMW].results[ratio]))
+    interval = f"{LEVEL:.0%} interval {_end(speedup.low)} to {_end(speedup.high)}"
+    facts = f"{interval}, {seeds} paired seeds, {_p(outcome.p)} after Holm"
+    verdict = _verdict(outcome)
+    if verdict == "indistinguishable":
+        said = f"{name} is not distinguishable from tuned AdamW (speedup {_number(speedup.mean)}, {facts})"
+    elif verdict == "better" and speedup.mean < HIGHEST:
+        said = f"{name} reaches tuned AdamW's loss with {_number(speedup.mean)}x less data ({facts})"
+    elif verdict == "better":
+        said = f"{name} ends at a loss that tuned AdamW would not reach with {HIGHEST:g}x the data ({facts})"
+    else:
+        share = f"{_number(speedup.mean)}x" if speedup.mean > LOWEST else f"1/{1 / LOWEST:g} of"
+        said = f"{name} is worse than tuned AdamW, which reaches its loss with {share} the data ({facts})"
+    return f"{said}; {outcome.diverged} of {len(runs)} runs diverged" if outcome.diverged else said
+
+
+def page(found: Validation) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    text = resources.files(__package__).joinpath("validation_page.html.jinja").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    svg = {name: Markup(drawn) for name, drawn in plots(found).items()}  # of matplotlib, which escapes its texts
+    return environment.from_string(text).render(**_context(found), svg=svg)
+
+
+def _context(found: Validation) -> dict[str, Any]:
+    compared = ratios(found)
+    sides = list(found.contenders.values())
+    others = [c for c in sides if c.name != ADAMW]
+    last = compared[-1] if compared else None
+    told = [c for c in others if last is not None and last in c.outcomes]
+    said = [headline(found, c.name, compared[-1]) for c in told]
+    return {
+        "found": found,
+        "title": f"{', '.join(c.name for c in others) or ADAMW} on {found.target}",
+        "headlines": said or ["Nothing was compared with tuned AdamW."],
+        "beside": _beside(found, told[0], compared[-1]) if told else "",
+        "others": _other_ratios(others, compared),
+        "last": last,
+        "looks": [(name, look.glyph, "" if look.colour == INK else look.colour) for name, look in looks(found).items()],
+        "columns": [c for c in COLUMNS if c != "metric" or found.metric],
+        "rows": validation_rows(found),
+        "law": _law(found.law),
+        "lost": _lost(found),
+        "lost_rates": any(came_to_nothing(found, loss) for c in sides for loss in c.sensitivity.values()),
+        "costs": [_cost(found, c, last) for c in sides],
+        "frozen": [_settings(c.name, ratio, f) for c in sides for ratio, f in sorted(c.frozen.items())],
+        "fixed": _fixed(found, len(others)),
+    }  # fmt: skip
+
+
+def _verdict(outcome: Outcome) -> str:
+    if not outcome.differs:
+        return "indistinguishable"
+    return "better" if outcome.comparison.gap.mean < 0 else "worse"
+
+
+def _beside(found: Validation, contender: Contender, ratio: float) -> str:
+    """Time and memory of the first contender, which the headline does not count."""
+    factor, state = wall_clock(found, contender), contender.cost.state_bytes
+    mean = contender.outcomes[ratio].comparison.speedup.mean
+    return (
+        f"A step of {contender.name} takes {1 / factor:.2f}x the time of AdamW's, so that {mean:.2f} in data is "
+        f"{mean * factor:.2f} in time; its state takes {state:.3g} bytes a parameter, AdamW's "
+        f"{found.contenders[ADAMW].cost.state_bytes:.3g}."
+    )
+
+
+def _other_ratios(others: list[Contender], compared: list[float]) -> list[str]:
+    """A line for each contender: the verdicts at the data ratios that no headline is about."""
+    lines = []
+    for contender in others:
+        each = [
+            f"{_verdict(contender.outcomes[r])} at {r:g}x ({_number(contender.outcomes[r].comparison.speedup.mean)})"
+            for r in compared[:-1] if r in contender.outcomes
+        ]  # fmt: skip
+        if each:
+            lines.append(f"{contender.name}: {', '.join(each)}")
+    return lines
+
+
+def _lost(found: Validation) -> int:
+    return sum(bool(r.reason) for c in found.contenders.values() for runs in c.results.values() for r in runs.values())
+
+
+def _cost(found: Validation, contender: Contender, ratio: float | None) -> dict[str, str]:
+    cost, outcome = contender.cost, contender.outcomes.get(ratio) if ratio is not None else None
+    speedup = outcome.comparison.speedup if outcome and contender.name != ADAMW else None
+    factor = wall_clock(found, contender)
+    return {
+        "contender": contender.name,
+        "step, ms": f"{cost.seconds * 1e3:.3g}",
+        "of it optimizer, ms": f"{cost.optimizer_seconds * 1e3:.3g}",
+        "state bytes a parameter": f"{cost.state_bytes:.3g}",
+        "memory, MB": f"{cost.memory_bytes / 1e6:.3g}",
+        "speedup in data": str(speedup) if speedup else "1",
+        "speedup in time": str(Interval(*(x * factor for x in (speedup.mean, speedup.low, speedup.high))))
+        if speedup
+        else "1",
+    }
+
+
+def _settings(name: str, ratio: float, frozen: Frozen) -> dict[str, str]:
+    shown = {key: value for key, value in frozen.settings.items() if not key.startswith("schedule.")}
+    each = [f"{key} {value if isinstance(value, str) else format(value, '.6g')}" for key, value in shown.items()]
+    return {
+        "contender": name,
+        "data": f"{ratio:g}x",
+        "settings": ", ".join(each),
+        "schedule": f"warm-up {frozen.warmup:.3g}, decay {frozen.decay}",
+        "tuning runs": str(frozen.runs),
+    }
+
+
+def _law(law: PowerLaw) -> str:
+    if law.alpha == 0:
+        return f"flat at {law.floor:.4g}"
+    if law.exponent == 0:
+        return f"{law.floor:.4g} - {law.alpha:.4g} log D"
+    return f"{law.alpha:.4g} D^-{law.exponent:.4g} + {law.floor:.4g}"
+
+
+def _fixed(found: Validation, rivals: int) -> list[str]:
+    """What stood before anything was compared."""
+    seeds = sorted({s for ratio in ratios(found) for s in found.contenders[ADAMW].results.get(ratio, {})})
+    compared = f"Seeds {seeds[0]} to {seeds[-1]}" if seeds else "Seeds"
+    corrected = "1 contender" if rivals == 1 else f"{rivals} contenders"
+    return [
+        "Test: Student's t, paired by seed and two-sided, on the final test losses; a difference is called at p of at "
+        f"most 0.05 after Holm's correction for {corrected} at a data ratio.",
+        f"{compared}, the same initial weights and order of data for both sides of a pair. They chose nothing: "
+        f"settings were chosen on seeds from {PICKING[0]} on and on validation data, and frozen before the first "
+        "compared run.",
+        "The test data is looked at once, at the end of a run; every run has its own full decay. No run is left out: "
+        "one that diverged counts with its loss at initialisation.",
+        f"Speedup: the data at which AdamW's fitted curve has a contender's loss over the contender's own data, within "
+        f"1/{1 / LOWEST:g} and {HIGHEST:g}; intervals are of {LEVEL:.0%}, over seeds and fit.",
+    ]
+
+
+def _number(x: float) -> str:
+    """Three digits behind the point where two would hide a small difference from 1."""
+    return f"{x:.3f}" if 0.9 < x < 1.1 else f"{x:.2f}"
+
+
+def _end(x: float) -> str:
+    """A number, or what it is beyond: speedups are clipped."""
+    if x <= LOWEST:
+        return f"1/{1 / LOWEST:g} or less"
+    return f"{HIGHEST:g} or more" if x >= HIGHEST else _number(x)
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return "p unknown"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+@cache
+def _model() -> type[RootModel[Validation]]:
+    from pydantic import ConfigDict, RootModel
+
+    class Whole(RootModel[Validation]):
+        model_config = ConfigDict(ser_json_inf_nan="strings")  # otherwise null, which is no number when read again
+
+    return Whole
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, "utf-8")
+    os.replace(beside, path)
