@@ -7,6 +7,8 @@ a target is done its page and numbers are written to benchmarks/results/targets/
 from __future__ import annotations
 
 import argparse
+import math
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.console import Console
 from stepsmith.discovered import entry, load
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.pool import TargetPool
+from stepsmith.evaluator.validation.profile import profiles
 from stepsmith.evaluator.validation.protocol import PRESETS
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.validate import ADAMW, Contender, Validation, validate
@@ -51,20 +54,33 @@ def document(found: dict[str, Validation]) -> str:
     """docs/targets.md: a row for each rule."""
     [ratio] = PRESET.compared
     about = (
-        f"Speedup over tuned AdamW at data ratio {ratio:g} (95% interval), {PRESET.seeds} paired seeds that chose "
-        f"nothing; every rule tuned alike: a sweep of the learning rate, then {PRESET.budget.runs()} runs (joint random "
+        f"Speedup over tuned AdamW at data ratio {ratio:g} (95% interval) on {PRESET.seeds} paired seeds that chose "
+        f"nothing; every rule tuned alike, by a sweep of the learning rate and {PRESET.budget.runs()} runs (joint random "
         "search, coordinate descent, finalists on two seeds). `*`: differs from AdamW at 5%, paired test, Holm over all "
-        "rules. Step: time of a whole step over AdamW's. Made by `python benchmarks/targets.py`, from the runs in "
+        "rules. Step: time of a whole step over AdamW's. Time to target: area under the performance profile over the "
+        "targets, to 4, of steps to AdamW's final loss. Made by `python benchmarks/targets.py`, from the runs in "
         "`benchmarks/results/targets`."
     )
-    head = f"| rule | states | {' | '.join(f'{name} | step' for name in found)} |"
-    lines = ["# Published rules on targets", "", about, "", head, f"|---|---|{'---|---|' * len(found)}"]
+    about = textwrap.fill(about, 120, break_on_hyphens=False)
+    areas = {rule: profile.score() for rule, profile in profiles(times(found, ratio)).items()}
+    head = f"| rule | states | {' | '.join(f'{name} | step' for name in found)} | time to target |"
+    lines = ["# Published rules on targets", "", about, "", head, f"|---|---|{'---|---|' * len(found)}---|"]
     rules = dict.fromkeys(rule for v in found.values() for rule in v.contenders)
     first = next(iter(found.values()))
     for rule in sorted(rules, key=lambda r: -_mean(first.contenders.get(r), ratio)):
         cells = [cell for v in found.values() for cell in _cells(v, rule, ratio)]
-        lines.append(f"| {rule} | {state(entry(rule))} | {' | '.join(cells)} |")
+        area = f"{areas[rule]:.2f}" if rule in areas else ""
+        lines.append(f"| {rule} | {state(entry(rule))} | {' | '.join(cells)} | {area} |")
     return "\n".join(lines) + "\n"
+
+
+def times(found: dict[str, Validation], ratio: float) -> dict[str, dict[str, float]]:
+    """Rule -> target -> steps to AdamW's final loss over AdamW's steps, of rules that every target has."""
+    rules = set.intersection(*(set(v.contenders) for v in found.values()))
+    reached = {
+        rule: {name: v.contenders[rule].outcomes[ratio].to_target for name, v in found.items()} for rule in rules
+    }
+    return {rule: {n: math.inf if t is None else t for n, t in of.items()} for rule, of in reached.items()}
 
 
 def _mean(contender: Contender | None, ratio: float) -> float:
