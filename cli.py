@@ -264,7 +264,9 @@ def smoketest(
 def validate_(
     program: Annotated[str, typer.Argument(help=_PROGRAM)],
     against: Annotated[str, typer.Option(help="Rivals between commas, beside AdamW: adamw,lion,muon.")] = "adamw",
-    target: Annotated[str, typer.Option(help="What is trained; stepsmith list shows them.")] = "gpt-100k",
+    target: Annotated[
+        str, typer.Option(help="What is trained, or several between commas; stepsmith list shows them.")
+    ] = "gpt-100k",
     text: Annotated[str, typer.Option(help="Text for the target: a file, a folder of .txt files, or a name.")] = "",
     preset: Annotated[str, typer.Option(help="How much is trained: quick, standard or full.")] = "quick",
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
@@ -279,10 +281,15 @@ def validate_(
     from .dsl.layout import comma_parts
     from .evaluator.executors import default_workers
     from .report.validation_session import Wanted, run_validation
+    from .search.config import ConfigError
 
     rivals = tuple(part.strip() for part in comma_parts(against) if part.strip())
     count = default_workers() if workers is None and device == "cpu" else workers or 0
-    run_validation(Wanted(program, rivals, target, text, preset, device, count), folder, Console())
+    goals = [part.strip() for part in target.split(",") if part.strip()]
+    if folder is not None and len(goals) > 1:
+        raise ConfigError("--out is the folder of one target; leave it out, and each has its own")
+    for goal in goals:
+        run_validation(Wanted(program, rivals, goal, text, preset, device, count), folder, Console())
 
 
 @app.command()

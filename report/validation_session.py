@@ -51,8 +51,12 @@ class Wanted:
     def folder(self) -> Path:
         """Where it is kept unless a folder is named."""
         parts = (self.name, self.target, Path(self.text).stem, self.preset)
-        safe = ("".join(c if c.isalnum() or c in "-_." else "-" for c in part).strip("-") for part in parts if part)
-        return HOME / "-".join(safe)
+        return HOME / "-".join(_safe(part) for part in parts if part)
+
+
+def _safe(name: str) -> str:
+    """A name as that of a file."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-")
 
 
 def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> None:
@@ -70,7 +74,7 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
         check_target_fits(target, program, wanted.device, wanted.workers)
     folder = folder or wanted.folder()
     _claim(folder, wanted, programs)
-    record = HOME / f"{target.name.replace(' on ', '-on-').replace('/', '_')}.jsonl"
+    record = HOME / f"{_safe(target.name)}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(record.with_suffix(".lock"))
     try:

@@ -1,6 +1,7 @@
 """Targets: models, text by document, epochs, metrics, and what is said of a text or a target that cannot be had."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from stepsmith.proxies.targets.registry import _DECODERS, UnknownTarget
 from stepsmith.proxies.targets.rows import Rows
 from stepsmith.proxies.targets.tokens import Tokens
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "my_task.py"
 STYLES = (("gpt", False), ("llama", False), ("llama", True))
 
 
@@ -190,3 +192,17 @@ def test_names_are_known_or_near():
         target("gpt-100")
     with pytest.raises(TaskError, match="trains on no text"):
         target("vit-100k", "speeches")
+
+
+def test_a_task_of_the_users_own_is_a_target():
+    own = target(str(EXAMPLE) + ":Digits")
+    assert own.steps > 0 and not own.has_test
+    assert own.test()[0].x.shape == own.validation()[0].x.shape
+    with pytest.raises(TaskError, match="data of its own"):
+        target(str(EXAMPLE) + ":Digits", "speeches")
+
+
+def test_a_larger_batch_has_as_much_data_in_fewer_steps():
+    one, four = target("gpt-60k"), target("gpt-60k-b64")
+    assert four.batch == 4 * one.batch
+    assert four.tokens(four.steps) == pytest.approx(one.tokens(one.steps), rel=0.02)

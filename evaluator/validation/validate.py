@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ...discovered import load
 from ...dsl import Program
+from ...proxies.targets import Target
 from ..machine import machine
 from ..settings import Settings
 from .paired_test import verdicts
@@ -137,7 +138,7 @@ def validate(
     return Validation(
         target.name, pool.text, name, target.fingerprint(), target.data.digest()[:16],
         sum(p.numel() for p in target.model.init(0)), machine(pool.device),
-        target.metric.name if target.metric else "", start, law, contenders, limits(target.name, preset, contenders),
+        target.metric.name if target.metric else "", start, law, contenders, limits(target, preset, contenders),
     )  # fmt: skip
 
 
@@ -247,9 +248,12 @@ def _text(program: Program) -> str:
     return str(replace(program, doc=""))
 
 
-def limits(target: str, preset: Preset, contenders: Mapping[str, Contender]) -> list[str]:
+def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) -> list[str]:
     """What a validation cannot say."""
-    said = [f"One target, {target}, at data ratios up to {max(preset.compared):g}: larger models may rank otherwise."]
+    most = max(preset.compared)
+    said = [f"One target, {target.name}, at data ratios up to {most:g}: larger models may rank otherwise."]
+    if not target.has_test:
+        said.append("It has no test data: what is compared is the data that settings were chosen on, on other seeds.")
     widths = [
         o.comparison.speedup.high / o.comparison.speedup.low
         for name, c in contenders.items() if name != ADAMW for o in c.outcomes.values()

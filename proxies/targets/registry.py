@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, partial
 
 from torch import nn
 
 from ...dsl.errors import did_you_mean
 from ..module_model import ModuleModel
+from ..task import Task
 from ..task_error import TaskError
+from ..task_file import file_task, is_file_name
 from .corpus import corpus
 from .decoder import Decoder, DecoderShape
 from .metrics import accuracy, continuation_choice
@@ -42,10 +44,13 @@ _DECODERS = {
 _BFLOAT16 = ("10m", "30m", "124m")  # sizes for GPUs
 
 
-def _language(style: str, size: str, source: str = "speeches", qk_norm: bool = False) -> Target:
+def _language(style: str, size: str, source: str = "speeches", qk_norm: bool = False, times: int = 1) -> Target:
+    """A language model; with `times` its batches are so many times larger, and its steps as many times fewer."""
     width, layers, heads, length, vocabulary, batch, micro = _DECODERS[size]
+    batch *= times
     shape = DecoderShape(vocabulary, width, layers, heads, length, style, qk_norm)
-    name = f"{style}-{size}" + ("-qk" if qk_norm else "") + (f"-{source}" if source != "speeches" else "")
+    marks = ("-qk" if qk_norm else "", f"-{source}" if source != "speeches" else "", f"-b{batch}" if times > 1 else "")
+    name = f"{style}-{size}{''.join(marks)}"
     data = Tokens(source, vocabulary, length)
     model = ModuleModel(name, partial(Decoder, shape))
     parameters = sum(math.prod(s) for s in model.shapes.values())
@@ -76,6 +81,8 @@ _MAKERS: dict[str, Callable[[], Target]] = {
     **{f"{style}-{size}": partial(_language, style, size) for size in _DECODERS for style in ("gpt", "llama")},
     **{f"{style}-{size}-stdlib": partial(_language, style, size, "stdlib")
        for size in ("60k", "100k", "600k") for style in ("gpt", "llama")},
+    **{f"{style}-{size}-b64": partial(_language, style, size, times=4)
+       for size in ("60k", "100k", "600k") for style in ("gpt", "llama")},
     "llama-100k-qk": partial(_language, "llama", "100k", qk_norm=True),
     "rank-60k": _ranker,
     "vit-100k": _vit,
@@ -99,7 +106,7 @@ def target(name: str, text: str = "") -> Target:
     """The target of a name, on a text of the user's own where one is given.
 
     Args:
-        name: One of `targets`.
+        name: One of `targets`, or a task of the user's own, `my_task.py:MyTask`.
         text: Path of a text file or folder, or the name of a text; see `corpus`. Language models alone take one.
 
     Raises:
@@ -112,6 +119,8 @@ def target(name: str, text: str = "") -> Target:
     Traceback (most recent call last):
     stepsmith.proxies.targets.registry.UnknownTarget: unknown target 'gpt-small': ...
     """
+    if is_file_name(name):
+        return _of_file(name, text)
     if name not in _MAKERS:
         raise UnknownTarget(f"unknown target {name!r}: {did_you_mean(name, _MAKERS)}")
     return _on_text(name, text) if text else _made(name)
@@ -120,6 +129,15 @@ def target(name: str, text: str = "") -> Target:
 @cache
 def _made(name: str) -> Target:
     return _MAKERS[name]()
+
+
+def _of_file(name: str, text: str) -> Target:
+    task = file_task(name)
+    if not isinstance(task.model, ModuleModel):
+        raise TaskError(f"{name}: a target trains a torch module, and this task's model is none")
+    if text:
+        raise TaskError(f"{name} has data of its own, so it takes no text")
+    return Target(**{field.name: getattr(task, field.name) for field in fields(Task)})
 
 
 @cache

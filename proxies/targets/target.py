@@ -53,10 +53,14 @@ class Target(Task):
         assert isinstance(self.model, ModuleModel)
         return self.model.call.loss(module, batch)
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there is data that no setting is chosen on."""
+        return hasattr(self.data, "test")
+
     def test(self) -> list[Batch]:
         """Data that is touched once, when all settings are frozen; the validation data where there is none."""
-        own = getattr(self.data, "test", None)
-        return own() if own else self.validation()
+        return self.data.test() if hasattr(self.data, "test") else self.validation()
 
     def bits_per_byte(self, loss: float) -> float | None:
         """A loss in nats a token as bits a byte of the text; None where there is no text."""
