@@ -58,8 +58,8 @@ def document(found: dict[str, Validation]) -> str:
         f"nothing; every rule tuned alike, by a sweep of the learning rate and {PRESET.budget.runs()} runs (joint "
         "random search, coordinate descent, finalists on two seeds). `*`: differs from AdamW at 5%, paired test, Holm "
         "over all rules. Step: time of a whole step over AdamW's. Time to target: area under the performance "
-        "profile over the targets, to 4, of steps to AdamW's final loss. Made by `python benchmarks/targets.py`, from the runs in "
-        "`benchmarks/results/targets`."
+        "profile over the targets, to 4, of steps to AdamW's final loss. Made by `python benchmarks/targets.py`, from "
+        "the runs in `benchmarks/results/targets`."
     )
     about = textwrap.fill(about, 120, break_on_hyphens=False)
     areas = {rule: profile.score() for rule, profile in profiles(times(found, ratio)).items()}

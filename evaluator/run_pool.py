@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from ..proxies import Task, TaskError, blamed
 from ..proxies import task as task_named
-from .executors import Inline, worker_died
+from .completed import WorkerLost, completed
+from .executors import Inline
 from .processes import Processes
 from .train import Outcome, Run, train
 
@@ -52,20 +52,21 @@ class RunPool:
         Raises:
             TaskError: In one line, where the task's own code fails or a worker dies.
         """
-        futures = [[self._submit(runs[i : i + _PART], seed, steps) for i in range(0, len(runs), _PART)]
-                   for runs, seed in wanted]  # fmt: skip
+        parts = [
+            (index, Part(self.known, tuple(runs[i : i + _PART]), seed, steps))
+            for index, (runs, seed) in enumerate(wanted)
+            for i in range(0, len(runs), _PART)
+        ]
         try:
-            return [[loss for future in parts for loss in future.result().scores] for parts in futures]
+            ends = dict(completed(self.executor, [part for _, part in parts]))
+        except WorkerLost as error:
+            raise TaskError(f"{self.task.name}: {error}") from error
         except Exception as error:
-            if worker_died(error):
-                raise TaskError(
-                    f"{self.task.name}: a worker died, of too little memory perhaps; try fewer workers"
-                ) from error
             raise blamed(self.task.name, error) from error
-
-    def _submit(self, runs: Sequence[Run], seed: int, steps: int) -> Future[Any]:
-        part: Any = Part(self.known, tuple(runs), seed, steps)
-        return self.executor.submit(part)
+        found: list[list[float]] = [[] for _ in wanted]
+        for place, (index, _) in enumerate(parts):
+            found[index] += ends[place]
+        return found
 
     def close(self) -> None:
         """Stops all workers now."""

@@ -3,15 +3,17 @@
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from stepsmith.dsl import Program
+from stepsmith.evaluator.completed import TRIES, WorkerLost, completed
 from stepsmith.evaluator.curve import LOWEST, NoCurve, curves_digest
 from stepsmith.evaluator.dispatcher import Dispatcher, Done
-from stepsmith.evaluator.executors import ExecutorError, Inline, make_executor
+from stepsmith.evaluator.executors import ExecutorError, Inline, Report, make_executor
 from stepsmith.evaluator.fitness import Job, Trial, evaluate
 from stepsmith.evaluator.processes import Processes
 
@@ -237,3 +239,53 @@ def test_a_bounded_worker_knows_its_bound(processes):
     """So that a population that is too large is refused there, and not allocated."""
     [ended] = done(processes(1, work=telling_memory, memory=700_000_000), Job(PROGRAMS[:1], TRIAL))
     assert 100_000_000 < ended.scores[0].fitness < 600_000_000
+
+
+# --- works that are brought to their ends -------------------------------------------------------------------
+
+
+class ProcessExpired(Exception):
+    """By the name of the pool's own."""
+
+
+class Dying:
+    """Every work's worker dies a number of times before it is done."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths, self.tries, self.cancelled = deaths, Counter(), []
+
+    def submit(self, job):
+        future = Future()
+        self.tries[job] += 1
+        if job == "waits":
+            return future
+        if job == "broken":
+            future.set_exception(ValueError("broken"))
+        elif self.tries[job] <= self.deaths:
+            future.set_exception(ProcessExpired())
+        else:
+            future.set_result(Report(job.upper(), 0, 0.0))
+        return future
+
+    def cancel(self, future):
+        self.cancelled.append(future)
+
+
+def test_a_work_whose_worker_dies_is_tried_again():
+    executor = Dying(TRIES - 1)
+    assert sorted(completed(executor, ["a", "b"])) == [(0, "A"), (1, "B")]
+    assert executor.tries == {"a": TRIES, "b": TRIES}
+
+
+def test_a_work_that_kills_every_worker_ends_in_a_line_and_gives_the_rest_up():
+    executor = Dying(TRIES)
+    with pytest.raises(WorkerLost, match="a worker died 3 times over one work"):
+        list(completed(executor, ["a", "waits"]))
+    assert len(executor.cancelled) == 1
+
+
+def test_a_works_own_error_is_not_tried_again():
+    executor = Dying(0)
+    with pytest.raises(ValueError, match="broken"):
+        list(completed(executor, ["broken"]))
+    assert executor.tries["broken"] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +16,14 @@ from ...dsl import ProgramError
 from ...proxies import TaskError, blamed
 from ...proxies.targets import Target
 from ...proxies.targets import target as target_named
-from ..executors import Inline, worker_died
+from ..completed import WorkerLost, completed
+from ..executors import Inline
 from ..processes import Processes
 from ..train import Run
 from .record import Record, key_of
 from .training import Result, Training, train_target
 
 _DAYS = 30 * 86_400.0
-_TRIES = 3  # of a run whose worker died: it goes on from its checkpoint
 
 
 @dataclass(frozen=True)
@@ -97,40 +97,32 @@ class TargetPool:
         return known
 
     def _train(self, due: Sequence[Training]) -> None:
-        running = {self._submit(training): (training, 1) for training in due}
         try:
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    training, tries = running.pop(future)
-                    error = future.exception()
-                    if error is None:
-                        result = future.result().scores
-                        self.record.add(self.target, training, result, self.device)
-                        self.tell(training.steps, result.seconds)
-                    elif worker_died(error) and tries < _TRIES:
-                        running[self._submit(training)] = training, tries + 1
-                    else:
-                        raise self._said(error)
-        finally:
-            for future in running:
-                self.executor.cancel(future)
+            for place, result in completed(self, [self._work(training) for training in due]):
+                self.record.add(self.target, due[place], result, self.device)
+                self.tell(due[place].steps, result.seconds)
+        except WorkerLost as error:
+            raise TaskError(f"{self.name}: {error}") from error
+        except (ProgramError, MemoryError, OSError, CancelledError):
+            raise
+        except Exception as error:
+            raise blamed(self.name, error) from error
 
-    def _said(self, error: BaseException) -> BaseException:
-        if worker_died(error):
-            return TaskError(f"{self.name}: a worker died {_TRIES} times over one run, of too little memory perhaps; "
-                             "try fewer workers or a smaller target")  # fmt: skip
-        own = isinstance(error, (ProgramError, MemoryError, CancelledError))
-        return error if own else blamed(self.name, error)
-
-    def _submit(self, training: Training) -> Future[Any]:
+    def _work(self, training: Training) -> Work:
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint = self.folder / f"{key_of(self.target, training, self.device)}.pt"
-        work: Any = Work(self.name, self.text, training, checkpoint, self.device)
+        return Work(self.name, self.text, training, checkpoint, self.device)
+
+    def submit(self, job: Any) -> Future[Any]:
+        """Gives a run to the executor; safe from several threads."""
         with self._lock:
             if self.closed:
                 raise CancelledError
-            return self.executor.submit(work)
+            return self.executor.submit(job)
+
+    def cancel(self, future: Future[Any]) -> None:
+        """Gives a run up."""
+        self.executor.cancel(future)
 
     def close(self) -> None:
         """Stops all workers now; runs that are under way have their checkpoints."""

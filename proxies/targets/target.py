@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor, nn
 
 from ..data import Batch
 from ..module_model import ModuleModel
 from ..task import Task
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,7 @@ class Target(Task):
 
     def fingerprint(self) -> str:
         """12 hex digits for all that a run's losses depend on but the program, the seed and the machine."""
-        own = self.clip, self.micro_batches, self.dtype
-        return hashlib.sha256(repr((super().fingerprint(), own)).encode()).hexdigest()[:12]
+        return _fingerprint(self)
 
     def module(self, seed: int) -> nn.Module:
         """A fresh module with the weights of a seed."""
@@ -70,3 +73,11 @@ class Target(Task):
     def tokens(self, steps: int) -> int:
         """Examples, of a language model tokens, of so many steps."""
         return steps * self.batch * getattr(self.data, "length", 1)
+
+
+@cache
+def _fingerprint(target: Target) -> str:
+    """Kept, since it draws weights from torch's own generator, which threads share."""
+    with _ONE_AT_A_TIME:
+        own = target.clip, target.micro_batches, target.dtype
+        return hashlib.sha256(repr((Task.fingerprint(target), own)).encode()).hexdigest()[:12]
