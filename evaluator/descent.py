@@ -14,7 +14,7 @@ _FIRST_DECAY = 0.1  # the neighbour of no decay
 _FIRST_CLIP = 1.0  # the neighbour of no clipping
 _WIDE = ("eps", "max_norm")  # numbers that matter by orders of magnitude
 # What is moved first; others follow in the order in which they are written.
-_ORDER = ("lr", "weight_decay", "schedule.warmup", "beta1", "beta2", "schedule.decay")
+_ORDER = ("lr", "schedule.decay", "weight_decay", "schedule.warmup", "beta1", "beta2")
 
 Measure = Callable[[Sequence[Settings]], Sequence[float]]
 

@@ -57,7 +57,9 @@ def _language(style: str, size: str, source: str = "speeches", qk_norm: bool = F
     steps = round(_RATIO * parameters / (batch * length), -1)
     metric = Metric("continuation choice", continuation_choice)
     dtype = "bfloat16" if size in _BFLOAT16 else "float32"
-    return Target(name, model, data, batch, int(steps), micro_batches=micro, dtype=dtype, metric=metric)
+    return Target(
+        name, model, data, batch, int(steps), decay="constant_linear", micro_batches=micro, dtype=dtype, metric=metric
+    )
 
 
 def _classifier(
