@@ -163,8 +163,14 @@ def _memory_each(workers: int) -> int:
 
 def _work_on(device: str, elsewhere: bool) -> Work:
     """Evaluation on a device, which this process must have unless the workers are elsewhere."""
+    check_device(device, elsewhere)
+    return evaluate if device == "cpu" else partial(evaluate, device=device)
+
+
+def check_device(device: str, elsewhere: bool = False) -> None:
+    """Raises ExecutorError, in one line, for a device that is none, or that this process lacks and needs."""
     if device == "cpu":
-        return evaluate
+        return
     import torch
 
     try:
@@ -177,7 +183,6 @@ def _work_on(device: str, elsewhere: bool) -> Work:
         raise ExecutorError(
             "this machine has no CUDA device; leave out --device, or train on a Ray cluster that has one"
         )
-    return partial(evaluate, device=device)
 
 
 def default_workers() -> int:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-from rich.table import Table
-
 from ..dsl.errors import did_you_mean
-from ..evaluator.validation.funnel import STAGES, Candidate, Funnel, Journey, Stage, funnel
+from ..evaluator.executors import check_device
+from ..evaluator.validation.funnel import STAGES, Candidate, Stage, funnel
 from ..search.found import load_any
 from ..search.ledger import Child, Ledger
 from ..search.milestones import milestones
+from .funnel_page import funnel_table, write_funnel
 from .progress import clock
 from .session import say
 from .validation_session import HOME, ValidationError
@@ -42,6 +40,7 @@ def run_funnel(
     """
     if unknown := [name for name in stages if name not in STAGES]:
         raise ValidationError(f"unknown stage {unknown[0]!r}; {did_you_mean(unknown[0], STAGES)}")
+    check_device(device)
     chosen = [STAGES[name] for name in stages]
     entering = [candidate for name in names for candidate in _candidates(name, count)]
     if not entering:
@@ -55,12 +54,12 @@ def run_funnel(
     except KeyboardInterrupt:
         say(console, "interrupted: finished runs are kept; the same command goes on from there")
         sys.exit(130)
-    path = _folder(names) / "funnel.json"
-    _write(found, path)
+    folder = _folder(names)
+    write_funnel(found, chosen, folder)
     console.print(funnel_table(found, chosen))
     if found.agreement is not None:
         say(console, f"search fitness against the first stage: Kendall's tau {found.agreement} (90% interval)")
-    say(console, str(path))
+    say(console, f"{folder}/funnel.html, {folder}/funnel.json")
 
 
 def _planned(stage: Stage, entering: int) -> int:
@@ -89,29 +88,3 @@ def _candidates(name: str, count: int) -> list[Candidate]:
             chosen.setdefault(row.final or row.program, row)
     rows = sorted(chosen.values(), key=lambda row: row.child)
     return [Candidate(f"{name}:{row.child}", row.final or row.program, row.fitness, row.child) for row in rows]
-
-
-def _write(found: Funnel, path: Path) -> None:
-    beside = path.with_suffix(".part")
-    beside.write_bytes(TypeAdapter(Funnel).dump_json(found, indent=1) + b"\n")
-    os.replace(beside, path)
-
-
-def funnel_table(found: Funnel, stages: Sequence[Stage]) -> Table:
-    """A row for each path: speedup over tuned AdamW at each stage."""
-    title = "speedup over AdamW, both tuned at each stage (95% interval); what is above 1 goes on"
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("program", "search", *(f"{s.name} {s.target}" for s in stages)):
-        table.add_column(name)
-    for journey in found.paths:
-        table.add_row(*_row(journey, stages))
-    return table
-
-
-def _row(journey: Journey, stages: Sequence[Stage]) -> list[str]:
-    own, by_stage = journey.candidate, {passed.stage: passed for passed in journey.passed}
-    cells = [own.name, "" if own.fitness is None else f"{own.fitness:.3f}"]
-    for stage in stages:
-        passed = by_stage.get(stage.name)
-        cells.append("" if passed is None else str(passed.speedup) if passed.speedup else passed.reason)
-    return cells

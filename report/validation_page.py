@@ -32,8 +32,8 @@ def write_page(found: Validation, folder: Path) -> None:
     Equal validations give equal bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / DATA, _model()(found).model_dump_json(indent=1) + "\n")
-    _replace(folder / PAGE, page(found))
+    replace_file(folder / DATA, _model()(found).model_dump_json(indent=1) + "\n")
+    replace_file(folder / PAGE, page(found))
 
 
 def read_validation(path: Path) -> Validation:
@@ -83,6 +83,13 @@ def headline(found: Validation, name: str, ratio: float) -> str:
     return f"{said}; {outcome.diverged} of {len(runs)} runs diverged" if outcome.diverged else said
 
 
+def headlines(found: Validation) -> list[str]:
+    """A sentence for each contender, at the largest data ratio; the page's and the terminal's."""
+    compared = ratios(found)
+    others = [c for c in found.contenders.values() if c.name != ADAMW]
+    return [headline(found, c.name, compared[-1]) for c in others if compared and compared[-1] in c.outcomes]
+
+
 def page(found: Validation) -> str:
     """The page as HTML."""
     from jinja2 import Environment, StrictUndefined
@@ -100,11 +107,10 @@ def _context(found: Validation) -> dict[str, Any]:
     others = [c for c in sides if c.name != ADAMW]
     last = compared[-1] if compared else None
     told = [c for c in others if last is not None and last in c.outcomes]
-    said = [headline(found, c.name, compared[-1]) for c in told]
     return {
         "found": found,
         "title": f"{', '.join(c.name for c in others) or ADAMW} on {found.target}",
-        "headlines": said or ["Nothing was compared with tuned AdamW."],
+        "headlines": headlines(found) or ["Nothing was compared with tuned AdamW."],
         "beside": _beside(found, told[0], compared[-1]) if told else "",
         "others": _other_ratios(others, compared),
         "last": last,
@@ -237,7 +243,8 @@ def _model() -> type[RootModel[Validation]]:
     return Whole
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, "utf-8")
     os.replace(beside, path)

@@ -93,7 +93,7 @@ def plots(found: Validation) -> dict[str, str]:
     for name, draw in drawers.items():
         with drawing():
             figure = draw(found)
-            drawn[name] = "" if figure is None else _svg(figure, name)
+            drawn[name] = "" if figure is None else svg_of(figure, name, _ABOUT[name])
     return drawn
 
 
@@ -331,7 +331,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}"
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str, about: str) -> str:
     """The element alone, its ids its own on the page, as wide as it is let be, in the colour of the page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -340,4 +340,4 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg.replace("xlink:href", "href"))
     svg = svg.replace(INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{_ABOUT[name]}"', 1).strip()
+    return svg.replace("<svg", f'<svg role="img" aria-label="{about}"', 1).strip()

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from ..dsl import Program
 from ..dsl.errors import did_you_mean
+from ..evaluator.executors import check_device
 from ..evaluator.validation.fits import check_target_fits
 from ..evaluator.validation.pool import TargetPool
 from ..evaluator.validation.protocol import PRESETS, Preset
@@ -23,7 +24,7 @@ from ..proxies.targets import target as target_named
 from ..search.found import load_any
 from .progress import clock
 from .session import say
-from .validation_page import write_page
+from .validation_page import headlines, write_page
 from .validation_table import validation_table
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     """
     if wanted.preset not in PRESETS:
         raise ValidationError(f"unknown preset {wanted.preset!r}; {did_you_mean(wanted.preset, PRESETS)}")
+    check_device(wanted.device)
     programs, preset = _programs(wanted), PRESETS[wanted.preset]
     target = target_named(wanted.target, wanted.text)
     for program in programs.values():
@@ -89,6 +91,8 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
         sys.exit(130)
     write_page(found, folder)
     console.print(validation_table(found))
+    for line in headlines(found):
+        say(console, line)
     for line in found.limits:
         say(console, line)
     say(console, f"{folder}/report.html, {folder}/validation.json")

@@ -11,8 +11,9 @@ from stepsmith import cli
 from stepsmith.evaluator.statistics import Interval
 from stepsmith.evaluator.tune import Budget
 from stepsmith.evaluator.validation import pool as pools
-from stepsmith.evaluator.validation.funnel import STAGES, Candidate, Journey, Passed, Stage, agreement, funnel
+from stepsmith.evaluator.validation.funnel import STAGES, Candidate, Funnel, Journey, Passed, Stage, agreement, funnel
 from stepsmith.evaluator.validation.protocol import PICKING, Preset
+from stepsmith.report.funnel_page import write_funnel
 from stepsmith.search.ledger import Child
 from stepsmith.search.milestones import milestones
 
@@ -63,6 +64,14 @@ def test_agreement_is_of_fitness_with_the_first_stage():
     assert agreement([replace(j, candidate=replace(j.candidate, fitness=None)) for j in along]) is None
 
 
+def test_the_page_draws_fitness_against_the_stage_and_escapes(tmp_path):
+    found = Funnel([journey(f"<{i}>", 1 + i / 10, 2 - i / 20) for i in range(4)], Interval(-1.0, -1.0, -1.0))
+    write_funnel(found, TWO[:1], tmp_path)
+    page = (tmp_path / "funnel.html").read_text()
+    assert page.count("<svg") == 2 and "&lt;3&gt;" in page and "<3>" not in page
+    assert "tau -1.000" in page and "http" not in page
+
+
 def child(number, fitness, reason=""):
     fields = {name: None for name in Child.__dataclass_fields__}
     return Child(**fields | {"child": number, "fitness": fitness, "reason": reason})
@@ -81,6 +90,7 @@ def test_the_command_prints_a_path_for_each(tmp_path, monkeypatch):
     found = CliRunner().invoke(cli.app, ["funnel", "lion", "momentum", "--stages", "10x", "--workers", "0"])
     assert found.exit_code == 0, found.output
     assert "lion" in found.output and "momentum" in found.output
-    assert (tmp_path / "runs" / "validation" / "funnel.json").is_file()
+    page = (tmp_path / "runs" / "validation" / "funnel.html").read_text()
+    assert "<svg" not in page and "momentum" in page  # no search, so no fitness to draw
     wrong = CliRunner().invoke(cli.app, ["funnel", "lion", "--stages", "10y"])
     assert "did you mean '10x'" in str(wrong.exception)

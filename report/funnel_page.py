@@ -1,0 +1,119 @@
+"""What went through a funnel: a table, a page with the search's fitness against the stages', and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+from rich.table import Table
+
+from ..evaluator.statistics import Interval
+from ..evaluator.validation.funnel import Funnel, Journey, Stage
+from .validation_page import replace_file
+from .validation_plots import INK, drawing, svg_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOUR = "#3b82c4"
+
+
+def write_funnel(found: Funnel, stages: Sequence[Stage], folder: Path) -> None:
+    """Writes `funnel.json` and `funnel.html`, each whole."""
+    replace_file(folder / "funnel.json", TypeAdapter(Funnel).dump_json(found, indent=1).decode() + "\n")
+    replace_file(folder / "funnel.html", funnel_page(found, stages))
+
+
+def funnel_page(found: Funnel, stages: Sequence[Stage]) -> str:
+    """The page as HTML, with nothing beside it."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    text = resources.files(__package__).joinpath("funnel_page.html.jinja").read_text("utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
+    plots = [
+        Markup(svg) for svg in (_plot("fitness", found, _against_fitness), _plot("time", found, _over_time)) if svg
+    ]
+    return template.render(
+        columns=columns(stages), rows=[funnel_row(journey, stages) for journey in found.paths], plots=plots,
+        agreement=found.agreement, programs=[journey.candidate for journey in found.paths],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A program of a search at the first stage."""
+
+    place: int
+    fitness: float
+    speedup: Interval
+
+
+def _points(found: Funnel) -> list[_Point]:
+    return [
+        _Point(place if j.candidate.child is None else j.candidate.child, j.candidate.fitness, j.passed[0].speedup)
+        for place, j in enumerate(found.paths)
+        if j.candidate.fitness is not None and j.passed and j.passed[0].speedup is not None
+    ]
+
+
+def _plot(name: str, found: Funnel, draw: Callable[[Axes, list[_Point]], None]) -> str:
+    """SVG; "" where fewer than two programs come from a search and were trained."""
+    from matplotlib.figure import Figure
+
+    points = _points(found)
+    if len(points) < 2:
+        return ""
+    with drawing():
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+        draw(figure.add_subplot(), points)
+        return svg_of(figure, name, "search fitness and speedup at the first stage")
+
+
+def _against_fitness(axes: Axes, points: list[_Point]) -> None:
+    for p in points:
+        ends = [[p.speedup.mean - p.speedup.low], [p.speedup.high - p.speedup.mean]]
+        axes.errorbar(p.fitness, p.speedup.mean, ends, fmt="o", color=_COLOUR, lw=1)
+    span = [min(p.fitness for p in points), max(p.fitness for p in points)]
+    axes.plot(span, span, color=INK, lw=0.8, ls=":")
+    axes.axhline(1, color=INK, lw=0.6)
+    axes.set(xlabel="search fitness", ylabel="speedup at the first stage", yscale="log")
+
+
+def _over_time(axes: Axes, points: list[_Point]) -> None:
+    places = [p.place for p in points]
+    axes.plot(places, [p.fitness for p in points], "o:", color=INK, lw=0.8, label="search fitness")
+    axes.plot(places, [p.speedup.mean for p in points], "s-", color=_COLOUR, lw=1, label="speedup at the first stage")
+    axes.axhline(1, color=INK, lw=0.6)
+    axes.set(xlabel="row of the run", ylabel="over tuned AdamW", yscale="log")
+    axes.legend(frameon=False)
+
+
+def funnel_table(found: Funnel, stages: Sequence[Stage]) -> Table:
+    """A row for each path: speedup over tuned AdamW at each stage."""
+    title = "speedup over AdamW, both tuned at each stage (95% interval); what is above 1 goes on"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in columns(stages):
+        table.add_column(name)
+    for journey in found.paths:
+        table.add_row(*funnel_row(journey, stages))
+    return table
+
+
+def columns(stages: Sequence[Stage]) -> list[str]:
+    """Of the table."""
+    return ["program", "search", *(f"{s.name} {s.target}" for s in stages)]
+
+
+def funnel_row(journey: Journey, stages: Sequence[Stage]) -> list[str]:
+    """A program's cells: its search fitness, then its speedup at each stage that it reached."""
+    own, by_stage = journey.candidate, {passed.stage: passed for passed in journey.passed}
+    cells = [own.name, "" if own.fitness is None else f"{own.fitness:.3f}"]
+    for stage in stages:
+        passed = by_stage.get(stage.name)
+        cells.append("" if passed is None else str(passed.speedup) if passed.speedup else passed.reason)
+    return cells
