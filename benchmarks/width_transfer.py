@@ -1,9 +1,9 @@
 """Does a learning rate hold at another width? python benchmarks/width_transfer.py [--rule RULE] [--steps N] [--seeds N]
 
-gpt-100k at widths 32, 64 and 128, in the standard parametrisation and in the maximal update parametrisation over its own
-width 64 (see evaluator/validation/width_transfer.py), is trained at each learning rate of a grid. The table has the mean
-validation loss; the best learning rate is the lowest point of a parabola over log lr through the grid's best and its
-neighbours. Some minutes of one core.
+gpt-100k at widths 32, 64 and 128, in the standard parametrisation and in the maximal update parametrisation over its
+own width 64 (see evaluator/validation/width_transfer.py), is trained at each learning rate of a grid. The table has the
+mean validation loss; the best learning rate is the lowest point of a parabola over log lr through the grid's best and
+its neighbours. Some minutes of one core.
 """
 
 from __future__ import annotations

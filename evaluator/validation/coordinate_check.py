@@ -59,6 +59,12 @@ def coordinate_check(
 
     Raises:
         ProgramError, TaskError: As `Trainer` and `at_width`.
+
+    >>> from stepsmith.proxies.targets import target
+    >>> rule = Program.parse("def f(w, g, lr=3e-3):\\n  return lr * sign(g)")
+    >>> found = coordinate_check(rule, (32, 64), target("gpt-100k"), steps=2, batch=2, seeds=(0,))
+    >>> abs(found.slopes["logits"]) < 0.5
+    True
     """
     change: dict[str, dict[int, float]] = {kind: {} for kind in _ENDS}
     for width in widths:
