@@ -26,6 +26,7 @@ from ...proxies.data import Batch
 from ...proxies.module_loss import seeded
 from ...proxies.targets import Target
 from ..train import Run
+from .width_transfer import transfer_rates, width_ratio
 
 VERSION = 1  # of what a run's result depends on here; a record's runs of another are not used
 LOOKS = 20  # points of the validation curve, at even distances
@@ -223,6 +224,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The exported class of a program over a module, its constants those of the program's text.
 
+    Over a decoder that is not at its base width, groups are by role and their rates those of `width_transfer`.
+
     Raises:
         ProgramError: No class can hold the program, it is a schedule, or it needs an oracle.
     """
@@ -231,8 +234,12 @@ def make_optimizer(
     known = inspect.signature(made).parameters
     given: dict[str, Any] = {"total_steps": training.steps, "seed": training.seed}
     named = {name: value for name, value in given.items() if name in known}
-    groups = module.parameters() if program.fallback is None else role_groups(module, roles)
-    return made(groups, **named)
+    ratio = width_ratio(module)
+    by_role = program.fallback is not None or ratio != 1
+    optimizer = made(role_groups(module, roles) if by_role else module.parameters(), **named)
+    if ratio != 1:
+        transfer_rates(optimizer, program, ratio)
+    return optimizer
 
 
 def check_trainable(program: Program) -> None:

@@ -2,5 +2,6 @@
 
 from .registry import UnknownTarget, target, targets
 from .target import Metric, Target
+from .width import at_width
 
-__all__ = ["Metric", "Target", "UnknownTarget", "target", "targets"]
+__all__ = ["Metric", "Target", "UnknownTarget", "at_width", "target", "targets"]

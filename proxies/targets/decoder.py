@@ -25,6 +25,9 @@ class DecoderShape:
         style: "gpt": LayerNorm, learned positions, GELU, head tied to the embedding. "llama": RMSNorm, rotary
             positions, SwiGLU, a head of its own.
         qk_norm: Whether queries and keys are normalised before they meet (Henry et al. 2020, arXiv:2010.04245).
+        base_width: 0 for the standard parametrisation. Otherwise the maximal update parametrisation (Yang et al. 2022,
+            arXiv:2203.03466): the model of this width with as many heads is the standard one, and what it was tuned to
+            holds at other widths. See `Decoder`.
 
     Raises:
         TaskError: An unknown style, or a width that its heads do not divide into even parts.
@@ -40,12 +43,20 @@ class DecoderShape:
     length: int
     style: str = "gpt"
     qk_norm: bool = False
+    base_width: int = 0
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise TaskError(f"unknown decoder style {self.style!r}; {did_you_mean(self.style, STYLES)}")
         if self.width % (2 * self.heads):
             raise TaskError(f"{self.heads} heads take a width that is a multiple of {2 * self.heads}, not {self.width}")
+        if self.base_width < 0:
+            raise TaskError(f"a base width is at least 1, or 0 for the standard parametrisation, not {self.base_width}")
+
+    @property
+    def width_ratio(self) -> float:
+        """Width over base width; 1 in the standard parametrisation."""
+        return self.width / self.base_width if self.base_width else 1.0
 
     @property
     def head_width(self) -> int:
@@ -65,6 +76,10 @@ class Decoder(nn.Module):
     sqrt(2 layers) (Radford et al. 2019); embeddings with 0.02. GPT: Radford et al. 2019; LLaMA: Touvron et al. 2023,
     arXiv:2302.13971, with rotary positions (arXiv:2104.09864) and SwiGLU (arXiv:2002.05202).
 
+    With a base width b and r = width / b (arXiv:2203.03466, table 8): logits are divided by r, a head of its own starts
+    with 1 / sqrt(b), and queries meet keys times sqrt(d / r) / d for heads of d features. Learning rates are the
+    optimizer's part: `evaluator.validation.width_transfer`.
+
     >>> model = Decoder(DecoderShape(vocabulary=128, width=32, layers=1, heads=2, length=8, style="llama"))
     >>> model(torch.zeros(4, 8, dtype=torch.long)).shape
     torch.Size([4, 8, 128])
@@ -82,13 +97,20 @@ class Decoder(nn.Module):
         self.apply(_start)
         if shape.style == "gpt":
             self.head.weight = self.embedding.weight
+        else:
+            self.head.weight.data *= math.sqrt(shape.width_ratio)
         for block in blocks:
             for last in (block.attention.out, block.feed.down):
                 last.weight.data /= math.sqrt(2 * shape.layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token after each."""
-        return self.head(self.features(tokens))
+        read, ratio = self.features(tokens), self.shape.width_ratio
+        return self.head(read if ratio == 1 else read / ratio)
+
+    def extra_repr(self) -> str:
+        """Shown with the parts: what no part says, and fingerprints must know."""
+        return f"base_width={self.shape.base_width}" if self.shape.base_width else ""
 
     def features(self, tokens: Tensor) -> Tensor:
         """(B, T, width): what the head reads."""
@@ -122,6 +144,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.shape = shape
         self.query, self.key, self.value, self.out = (nn.Linear(shape.width, shape.width, bias=False) for _ in range(4))
+        ratio = shape.width_ratio
+        self.scale = None if ratio == 1 else (shape.head_width * ratio) ** -0.5  # None: 1 / sqrt(head width)
         self.query_norm = nn.RMSNorm(shape.head_width) if shape.qk_norm else None
         self.key_norm = nn.RMSNorm(shape.head_width) if shape.qk_norm else None
         if shape.style == "llama":
@@ -135,7 +159,7 @@ class _Attention(nn.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         if self.shape.style == "llama":
             q, k = self._turned(q), self._turned(k)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return self.out(seen.transpose(-2, -3).flatten(-2))
 
     def _by_head(self, x: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def pretrained(shape: DecoderShape, source: str) -> dict[str, Tensor]:
     """
     identity = repr(
         (
-            asdict(shape),
+            {name: value for name, value in asdict(shape).items() if value or name != "base_width"},
             source,
             _STEPS,
             _BATCH,

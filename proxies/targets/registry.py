@@ -22,6 +22,7 @@ from .rows import Rows
 from .target import Metric, Target
 from .tokens import Tokens
 from .vision import VisionTransformer, perceptron
+from .width import at_width
 
 
 class UnknownTarget(TaskError):
@@ -108,7 +109,8 @@ def target(name: str, text: str = "") -> Target:
     """The target of a name, on a text of the user's own where one is given.
 
     Args:
-        name: One of `targets`, or a task of the user's own, `my_task.py:MyTask`.
+        name: One of `targets`; NAME@WIDTH, a decoder at another width by `at_width`; or a task of the user's own,
+            `my_task.py:MyTask`.
         text: Path of a text file or folder, or the name of a text; see `corpus`. Language models alone take one.
 
     Raises:
@@ -117,12 +119,19 @@ def target(name: str, text: str = "") -> Target:
 
     >>> target("gpt-100k").steps
     2170
+    >>> target("gpt-100k@256").name
+    'gpt-100k@256'
     >>> target("gpt-small")
     Traceback (most recent call last):
     stepsmith.proxies.targets.registry.UnknownTarget: unknown target 'gpt-small': ...
     """
     if is_file_name(name):
         return _of_file(name, text)
+    name, at, width = name.partition("@")
+    if at:
+        if not width.isdecimal():
+            raise UnknownTarget(f"{name}@{width}: the width after @ is a whole number, as in gpt-100k@256")
+        return at_width(target(name, text), int(width))
     if name not in _MAKERS:
         raise UnknownTarget(f"unknown target {name!r}: {did_you_mean(name, _MAKERS)}")
     return _on_text(name, text) if text else _made(name)
