@@ -279,17 +279,26 @@ def validate_(
     from rich.console import Console
 
     from .dsl.layout import comma_parts
-    from .evaluator.executors import default_workers
     from .report.validation_session import Wanted, run_validation
     from .search.config import ConfigError
 
-    rivals = tuple(part.strip() for part in comma_parts(against) if part.strip())
-    count = default_workers() if workers is None and device == "cpu" else workers or 0
+    rivals = tuple(name for part in comma_parts(against) if (name := part.strip()) and name.lower() != "adamw")
     goals = [part.strip() for part in target.split(",") if part.strip()]
     if folder is not None and len(goals) > 1:
         raise ConfigError("--out is the folder of one target; leave it out, and each has its own")
-    for goal in goals:
-        run_validation(Wanted(program, rivals, goal, text, preset, device, count), folder, Console())
+    count = _training_workers(workers, device)
+    wanted = [Wanted(program, rivals, goal, text, preset, device, count) for goal in goals]
+    for each in wanted:
+        each.check()  # before hours of training on the first
+    for each in wanted:
+        run_validation(each, folder, Console())
+
+
+def _training_workers(given: int | None, device: str) -> int:
+    """As many as asked for; by default one a core, and on a GPU this process."""
+    from .evaluator.executors import default_workers
+
+    return given if given is not None else default_workers() if device == "cpu" else 0
 
 
 @app.command()
@@ -305,11 +314,10 @@ def funnel(
     """Send programs through targets of growing size; what does not beat an AdamW tuned alike ends there."""
     from rich.console import Console
 
-    from .evaluator.executors import default_workers
     from .report.funnel_session import run_funnel
 
     named = [stage.strip() for stage in stages.split(",") if stage.strip()]
-    run_funnel(sources, named, count, default_workers() if workers is None else workers, device, Console())
+    run_funnel(sources, named, count, _training_workers(workers, device), device, Console())
 
 
 @app.command()

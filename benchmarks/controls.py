@@ -49,14 +49,14 @@ def with_decay_of_adamw(frozen: Frozen) -> dict[float, Settled]:
 
 def at_a_third(frozen: Frozen) -> dict[float, Settled]:
     return {
-        ratio: changed({ratio: one}, ADAMW, lr=float(one.settings["lr"]) / 3)[ratio]
+        ratio: changed({ratio: one}, "adamw", lr=float(one.settings["lr"]) / 3)[ratio]
         for ratio, one in frozen[ADAMW].items()
     }
 
 
 def rejections(pool: TargetPool, settled: Settled, preset: Preset) -> str:
     """The A/A test at the ratio where AdamW was tuned."""
-    results = pool.results(finals(settled.run, RUNS, steps_of(pool, preset.tuned)))
+    results = pool.results(finals(settled.run, preset, RUNS, steps_of(pool, preset.tuned)))
     losses = [r.test for r in results if r.test is not None]
     share = rejection_share(losses)
     spread = (sum((x - sum(losses) / RUNS) ** 2 for x in losses) / (RUNS - 1)) ** 0.5
@@ -79,7 +79,7 @@ def main() -> None:
 
     record = Record(RESULTS / "targets" / f"{given.target}.jsonl")
     with TargetPool(given.target, record, workers=given.workers) as pool:
-        adamw = load(ADAMW)
+        adamw = load("adamw")
         derived = {
             "adamw tuned again": lambda frozen: freeze(pool, adamw, preset, tell, salt="again"),
             "lion at adamw's decay": with_decay_of_adamw,

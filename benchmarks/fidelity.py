@@ -70,7 +70,7 @@ def agreement(arguments: argparse.Namespace) -> None:
 def target_scores(found: Validation, ratio: float) -> dict[str, list[float]]:
     """Rule -> minus its test loss on each seed; a run that failed has the loss at initialisation."""
     return {
-        rule: [-r.test for _, r in sorted(contender.results[ratio].items()) if r.test is not None]
+        rule.lower(): [-r.test for _, r in sorted(contender.results[ratio].items()) if r.test is not None]
         for rule, contender in found.contenders.items()
     }
 

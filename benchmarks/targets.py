@@ -19,20 +19,20 @@ from stepsmith.discovered import entry, load
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.pool import TargetPool
 from stepsmith.evaluator.validation.profile import profiles
-from stepsmith.evaluator.validation.protocol import PRESETS
+from stepsmith.evaluator.validation.protocol import TABLE
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.validate import ADAMW, Contender, Validation, validate
 from stepsmith.report.listing import state
 from stepsmith.report.validation_page import read_validation, write_page
-from stepsmith.report.validation_table import validation_table
+from stepsmith.report.validation_table import shown_speedup, validation_table
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "targets"
 PAGE = ROOT / "docs" / "targets.md"
-PRESET = PRESETS["table"]
+PRESET = TABLE
 TARGETS = ("gpt-60k", "llama-60k")
 RULES = (
-    "adamw", "muon", "lion", "sgd", "momentum", "signum", "rmsprop", "nadamw", "c_adamw", "c_lion", "adabelief",
+    "muon", "lion", "sgd", "momentum", "signum", "rmsprop", "nadamw", "c_adamw", "c_lion", "adabelief",
     "scale", "swan", "sinkgd", "adafactor", "adagrad", "exadam", "signsgd", "soap", "root",
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ def measure(name: str, rules: Sequence[str], workers: int, console: Console) -> 
     """Everything of a target: what the record has is not trained again."""
     tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with TargetPool(name, Record(RECORDS / f"{name}.jsonl"), workers=workers) as pool:
-        return validate(pool, {rule: load(rule) for rule in rules if rule != ADAMW}, PRESET, "table", tell)
+        return validate(pool, {rule: load(rule) for rule in rules}, PRESET, "table", tell)
 
 
 def measured() -> dict[str, Validation]:
@@ -70,7 +70,7 @@ def document(found: dict[str, Validation]) -> str:
     for rule in sorted(rules, key=lambda r: -_mean(first.contenders.get(r), ratio)):
         cells = [cell for v in found.values() for cell in _cells(v, rule, ratio)]
         area = f"{areas[rule]:.2f}" if rule in areas else ""
-        lines.append(f"| {rule} | {state(entry(rule))} | {' | '.join(cells)} | {area} |")
+        lines.append(f"| {rule} | {state(entry(rule.lower()))} | {' | '.join(cells)} | {area} |")
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +92,7 @@ def _cells(found: Validation, rule: str, ratio: float) -> list[str]:
     if contender is None:
         return ["", ""]
     outcome = contender.outcomes[ratio]
-    shown = "1" if rule == ADAMW else f"{outcome.comparison.speedup}{' *' if outcome.differs else ''}"
+    shown = "1" if rule == ADAMW else f"{shown_speedup(outcome.comparison)}{' *' if outcome.differs else ''}"
     return [shown, f"{contender.cost.seconds / found.contenders[ADAMW].cost.seconds:.2f}"]
 
 

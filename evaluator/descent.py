@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from .settings import DECAYS, NO_CLIP, WARMUPS, Ranges, Settings
+from .settings import DECAYS, NO_CLIP, WARMUPS, Range, Ranges, Settings
 
 #: A change counts when it lowers the loss by more than this, in nats (Wen et al. 2025, arXiv:2509.02046).
 ACCEPTED = 3e-3
 _FACTOR = 2.0  # between neighbours on the grid of a number; its root once nothing is accepted any more
-_LEAST_DECAY = 1e-3  # a decay that is moved below this is 0
-_FIRST_DECAY = 0.1  # the neighbour of no decay
+_LAST_WARMUP = 0.8  # share of a run that may warm up
 _FIRST_CLIP = 1.0  # the neighbour of no clipping
 _WIDE = ("eps", "max_norm")  # numbers that matter by orders of magnitude
 # What is moved first; others follow in the order in which they are written.
-_ORDER = ("lr", "schedule.decay", "weight_decay", "schedule.warmup", "beta1", "beta2")
+_ORDER = ("lr", ".lr", "schedule.decay", "weight_decay", "schedule.warmup", "beta", "beta1", "beta2")
 
 Measure = Callable[[Sequence[Settings]], Sequence[float]]
 
@@ -68,7 +67,7 @@ class _Walk:
     def names(self) -> list[str]:
         """The settings that move, in their order."""
         movable = [n for n in self.best if n in self.ranges or n.startswith("schedule.")]
-        return sorted(movable, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
+        return sorted(movable, key=_place)
 
     def narrow(self) -> bool:
         """Halves the grid's distances, in octaves; False where they are too small to matter."""
@@ -84,7 +83,7 @@ class _Walk:
             direction = self._step([(direction, further[1])] if further else [])
 
     def _neighbour(self, name: str, way: int) -> tuple[int, Settings] | None:
-        value = moved(self.best[name], name, way, self.factor, name in self.ranges and self.ranges[name].rate)
+        value = moved(self.best[name], name, way, self.factor, self.ranges.get(name))
         near = {**self.best, name: value}
         return None if value == self.best[name] or _frozen(near) in self.known else (way, near)
 
@@ -104,22 +103,31 @@ class _Walk:
         return way
 
 
-def moved(value: float | str, name: str, way: int, factor: float, rate: bool) -> float | str:
+def _place(name: str) -> int:
+    """In `_ORDER`; a fallback's learning rate comes with the rule's own, since it trains parameters of its own."""
+    known = ".lr" if name.endswith(".lr") else name
+    return _ORDER.index(known) if known in _ORDER else len(_ORDER)
+
+
+def moved(value: float | str, name: str, way: int, factor: float, span: Range | None) -> float | str:
     """A setting's neighbour, in the direction `way`; itself where there is none.
 
-    >>> moved(0.9, "beta1", 1, 2.0, rate=True), moved(0.2, "weight_decay", -1, 2.0, rate=False)
+    A decay that leaves its range `span` below is 0, and the neighbour of 0 is the middle of the range.
+
+    >>> moved(0.9, "beta1", 1, 2.0, Range(0.1, 0.2, rate=True)), moved(0.2, "weight_decay", -1, 2.0, Range(0.01, 1.0))
     (0.95, 0.1)
     """
     if isinstance(value, str):
         return DECAYS[(DECAYS.index(value) + way) % len(DECAYS)]
     if name == "schedule.warmup":
-        return min((w for w in WARMUPS if (w - value) * way > 0), key=lambda w: abs(w - value), default=value)
-    if rate:
+        known = [*WARMUPS, *(w for w in (2 * value,) if WARMUPS[-1] < w <= _LAST_WARMUP)]
+        return min((w for w in known if (w - value) * way > 0), key=lambda w: abs(w - value), default=value)
+    if span is not None and span.rate:
         return max(0.0, 1 - _short((1 - value) * factor**-way))
-    if name.endswith("weight_decay"):
+    if name.endswith("weight_decay") and span is not None:
         if value == 0:
-            return _FIRST_DECAY if way > 0 else value
-        return 0.0 if value * factor**way < _LEAST_DECAY else _short(value * factor**way)
+            return _short((span.low * span.high) ** 0.5) if way > 0 else value
+        return 0.0 if value * factor**way < span.low else _short(value * factor**way)
     if name.endswith("max_norm") and value == NO_CLIP:
         return _FIRST_CLIP if way < 0 else value
     return _short(value * (factor ** (4 if name.endswith(_WIDE) else 1)) ** way)

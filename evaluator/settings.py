@@ -32,6 +32,7 @@ ADAMW_RANGES: Ranges = {
     "lr": Range(1e-3, 6e-2), "beta1": Range(0.02, 0.5, True), "beta2": Range(0.001, 0.3, True),
     "eps": Range(1e-12, 1e-4), "weight_decay": Range(1e-3, 1.0), "max_norm": Range(0.1, 10.0),
 }  # fmt: skip
+_DECAY_AT = 8e-3  # the learning rate at which AdamW's range of weight_decay is meant
 _AROUND = 4.0  # a hyperparameter that the table does not know is drawn within this factor of its default
 WARMUPS = (0.0, 0.02, 0.05, 0.1, 0.2)
 DECAYS = ("linear", "cosine", "constant_linear")
@@ -53,10 +54,14 @@ def ranges_of(program: Program, peak: float) -> Ranges:
     for index, part in enumerate(program.parts()):
         start = f"{part.name}." if index else ""
         own = part.peak * (peak / (program.peak or 1.0))
+        decay = _DECAY_AT / own if own > 0 else 1.0  # what shrinks a weight is lr x decay
         found[f"{start}lr"] = Range(own / _AROUND, own * _AROUND)
         for name, default in zip(hyper_names(part), part.hypers, strict=True):
             known = "beta1" if name in ("beta", "momentum") else name
-            if known in ADAMW_RANGES:
+            if known == "weight_decay":
+                low, high, _ = ADAMW_RANGES[known]
+                found[start + name] = Range(low * decay, high * decay)
+            elif known in ADAMW_RANGES:
                 found[start + name] = ADAMW_RANGES[known]
             elif 0.5 <= default < 1:
                 found[start + name] = Range((1 - default) / _AROUND, min(0.9, (1 - default) * _AROUND), rate=True)

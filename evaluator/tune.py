@@ -33,12 +33,12 @@ class Budget:
     rounds: int = 2  # local rounds around the best so far, one seed each
     each: int = 32
     descent: int = 0  # coordinate descent from the best so far, one seed
-    finalists: int = 12  # re-run on the picking seeds
+    finalists: int = 12  # run again on the picking seeds but the first, which chose them
     seeds: tuple[int, ...] = PICK_SEEDS
 
     def runs(self) -> int:
         """Runs in all."""
-        return self.first + self.rounds * self.each + self.descent + self.finalists * len(self.seeds)
+        return self.first + self.rounds * self.each + self.descent + self.finalists * len(self.seeds[1:])
 
 
 class Pool(Protocol):
@@ -93,11 +93,16 @@ def pick(
         tell(f"{steps} steps, round {number + 1}: {min(loss for loss, _ in tried):.4f} nats")
     if budget.descent:
         loss, start = min(tried, key=lambda pair: pair[0])
-        tried += descend(start, loss, lambda some: measure(some, seed)[0], ranges, budget.descent)
+        walked = descend(start, loss, lambda some: measure(some, seed)[0], ranges, budget.descent)
+        best_yet = min([(loss, start), *walked], key=lambda pair: pair[0])[1]
+        rest = [nudge(best_yet, random, 0.5, ranges) for _ in range(budget.descent - len(walked))]
+        tried += [*walked, *zip(measure(rest, seed)[0], rest, strict=True)]
         tell(f"{steps} steps, coordinate descent: {min(loss for loss, _ in tried):.4f} nats")
     finalists = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: budget.finalists]]
-    means = np.mean(measure(finalists, *budget.seeds), axis=0)
-    return [finalists[i] for i in np.argsort(means, kind="stable")], runs
+    if budget.seeds[1:]:
+        means = np.mean(measure(finalists, *budget.seeds[1:]), axis=0)
+        finalists = [finalists[i] for i in np.argsort(means, kind="stable")]
+    return finalists, runs
 
 
 def tune(

@@ -73,13 +73,17 @@ def headline(found: Validation, name: str, ratio: float) -> str:
     verdict = _verdict(outcome)
     if verdict == "indistinguishable":
         said = f"{name} is not distinguishable from tuned AdamW (speedup {_number(speedup.mean)}, {facts})"
+    elif outcome.comparison.flat:
+        said = f"{name} is {verdict} than tuned AdamW, whose loss does not fall with data: no speedup can be read"
     elif verdict == "better" and speedup.mean < HIGHEST:
-        said = f"{name} reaches tuned AdamW's loss with {_number(speedup.mean)}x less data ({facts})"
+        said = f"tuned AdamW would need {_number(speedup.mean)}x the data to reach {name}'s loss ({facts})"
     elif verdict == "better":
         said = f"{name} ends at a loss that tuned AdamW would not reach with {HIGHEST:g}x the data ({facts})"
     else:
         share = f"{_number(speedup.mean)}x" if speedup.mean > LOWEST else f"1/{1 / LOWEST:g} of"
         said = f"{name} is worse than tuned AdamW, which reaches its loss with {share} the data ({facts})"
+    if outcome.comparison.extrapolated and verdict == "better":
+        said += ", by its fitted law: no run of it was that long"
     return f"{said}; {outcome.diverged} of {len(runs)} runs diverged" if outcome.diverged else said
 
 

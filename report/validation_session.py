@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
+from ..discovered import load
 from ..dsl import Program
 from ..dsl.errors import did_you_mean
 from ..evaluator.executors import check_device
@@ -19,12 +18,12 @@ from ..evaluator.validation.pool import TargetPool
 from ..evaluator.validation.protocol import PRESETS, Preset
 from ..evaluator.validation.record import Record
 from ..evaluator.validation.training import check_trainable
-from ..evaluator.validation.validate import ADAMW, Validation, validate
+from ..evaluator.validation.validate import Validation, validate
 from ..proxies.targets import target as target_named
 from ..search.found import load_any
 from .progress import clock
 from .session import say
-from .validation_page import headlines, write_page
+from .validation_page import headlines, replace_file, write_page
 from .validation_table import validation_table
 
 if TYPE_CHECKING:
@@ -51,8 +50,22 @@ class Wanted:
 
     def folder(self) -> Path:
         """Where it is kept unless a folder is named."""
-        parts = (self.name, self.target, Path(self.text).stem, self.preset)
+        parts = (self.name, *self.against, self.target, Path(self.text).stem, self.preset)
         return HOME / "-".join(_safe(part) for part in parts if part)
+
+    def programs(self) -> dict[str, Program]:
+        """Contenders by what they are called; AdamW, the baseline, is one where it is what is validated."""
+        return {name: load_any(name) for name in dict.fromkeys([self.name, *self.against])}
+
+    def check(self) -> None:
+        """Raises, in one line, what stands in the way."""
+        if self.preset not in PRESETS:
+            raise ValidationError(f"unknown preset {self.preset!r}; {did_you_mean(self.preset, PRESETS)}")
+        check_device(self.device)
+        target = target_named(self.target, self.text)
+        for program in (load("adamw"), *self.programs().values()):
+            check_trainable(program)
+            check_target_fits(target, program, self.device, self.workers)
 
 
 def _safe(name: str) -> str:
@@ -66,24 +79,13 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     Raises:
         ValidationError, TaskError, ProgramError, TargetTooLarge: In one line.
     """
-    if wanted.preset not in PRESETS:
-        raise ValidationError(f"unknown preset {wanted.preset!r}; {did_you_mean(wanted.preset, PRESETS)}")
-    check_device(wanted.device)
-    programs, preset = _programs(wanted), PRESETS[wanted.preset]
+    wanted.check()
+    programs, preset = wanted.programs(), PRESETS[wanted.preset]
     target = target_named(wanted.target, wanted.text)
-    for program in programs.values():
-        check_trainable(program)
-        check_target_fits(target, program, wanted.device, wanted.workers)
     folder = folder or wanted.folder()
-    _claim(folder, wanted, programs)
-    record = HOME / f"{_safe(target.name)}.jsonl"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(record.with_suffix(".lock"))
+    _claim(folder, wanted, programs, target.fingerprint())
     try:
-        with lock.acquire(timeout=0):
-            found = _with_progress(wanted, programs, preset, record, console)
-    except Timeout:
-        raise ValidationError(f"another validation is writing to {record}; wait for it, or stop it") from None
+        found = _with_progress(wanted, programs, preset, HOME / f"{_safe(target.name)}.jsonl", console)
     except KeyboardInterrupt:
         say(
             console, "interrupted: finished runs are kept, others have checkpoints; the same command goes on from there"
@@ -98,15 +100,9 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     say(console, f"{folder}/report.html, {folder}/validation.json")
 
 
-def _programs(wanted: Wanted) -> dict[str, Program]:
-    """Contenders by what they are called, AdamW apart."""
-    names = [wanted.name, *(name for name in wanted.against if name != ADAMW)]
-    return {name: load_any(name) for name in dict.fromkeys(names)}
-
-
-def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program]) -> None:
+def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], fingerprint: str) -> None:
     """Marks a folder as this validation's; raises ValidationError where it is another's."""
-    own = {"target": wanted.target, "text": wanted.text, "preset": wanted.preset, "device": wanted.device,
+    own = {"target": wanted.target, "data": fingerprint, "preset": wanted.preset, "device": wanted.device,
            "programs": {name: str(program) for name, program in programs.items()}}  # fmt: skip
     path = folder / "configuration.json"
     if path.is_file():
@@ -121,7 +117,7 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program]) -> Non
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(own, indent=1) + "\n", "utf-8")
+    replace_file(path, json.dumps(own, indent=1) + "\n")
 
 
 def _with_progress(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from ..evaluator.validation.speedup import Comparison
 from ..evaluator.validation.validate import ADAMW, Contender, Outcome, Validation
 
 COLUMNS = ("contender", "data", "speedup", "gap, nats", "sigmas", "p", "test loss", "metric", "to target", "diverged",
@@ -27,7 +28,7 @@ def _row(contender: Contender, ratio: float, outcome: Outcome, reference: float)
     values = (
         contender.name,
         f"{ratio:g}x",
-        "1" if own else str(compared.speedup),
+        "1" if own else shown_speedup(compared),
         "" if own else f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})",
         "" if own else f"{compared.sigmas:+.1f}",
         "" if own else f"{outcome.p:.3f}{'*' if outcome.differs else ''}",
@@ -39,6 +40,13 @@ def _row(contender: Contender, ratio: float, outcome: Outcome, reference: float)
         f"{contender.cost.state_bytes:.3g}",
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def shown_speedup(compared: Comparison) -> str:
+    """With its interval; + where it lies beyond AdamW's longest runs, - where there is none to read."""
+    if compared.flat:
+        return "-"
+    return f"{compared.speedup}{'+' if compared.extrapolated else ''}"
 
 
 def validation_table(found: Validation) -> Table:

@@ -1,6 +1,5 @@
 """Training on targets: exact resume, what failed runs count as, precision, accumulation, and what is refused."""
 
-import math
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from stepsmith.evaluator.train import Run
 from stepsmith.evaluator.validation import training
 from stepsmith.evaluator.validation.fits import TargetTooLarge, check_target_fits, training_bytes
 from stepsmith.evaluator.validation.training import Trainer, Training, train_target
+from stepsmith.proxies import TaskError
 from stepsmith.proxies.targets import target
 
 
@@ -95,8 +95,11 @@ def test_training_learns_and_its_curve_is_kept():
 def test_a_run_that_fails_counts_as_the_loss_at_initialisation(lr):
     found = train_target(target("table-wine"), Training(Run(ss.load("sgd").with_lr(lr)), 0, 40, final=True))
     assert found.reason in ("NaN", "Inf", "diverged")
-    assert found.validation == found.test == found.start
-    assert math.isfinite(found.validation)
+    goal = target("table-wine")
+    fresh = Trainer(goal, Training(Run(ss.load("sgd")), 0, 40))
+    assert found.validation == found.start == fresh.loss(goal.validation())
+    assert found.test == fresh.loss(goal.test())
+    assert found.metric is not None and found.metric < 0.9  # of the model that never trained
 
 
 def test_accumulation_changes_nothing_but_rounding():
@@ -105,6 +108,19 @@ def test_accumulation_changes_nothing_but_rounding():
     one = train_target(whole, wanted)
     four = train_target(replace(whole, micro_batches=4), wanted)
     assert four.validation == pytest.approx(one.validation, rel=1e-4)
+
+
+def test_a_batch_that_parts_do_not_divide_is_refused():
+    with pytest.raises(TaskError, match="a batch of 32 cannot be accumulated over 5 equal parts"):
+        train_target(replace(target("table-cancer"), micro_batches=5), Training(Run(ss.load("sgd")), 0, 2))
+
+
+def test_a_checkpoint_that_cannot_be_read_begins_anew(tmp_path):
+    wanted, path = Training(Run(ss.load("adamw")), 0, 5), tmp_path / "run.pt"
+    path.write_bytes(b"half a checkpoint")
+    assert losses(train_target(target("table-wine"), wanted, path)) == losses(
+        train_target(target("table-wine"), wanted)
+    )
 
 
 def test_bfloat16_passes_keep_weights_in_float32():

@@ -11,7 +11,7 @@ from stepsmith.proxies import TaskError
 from stepsmith.proxies.targets import passages, target, targets
 from stepsmith.proxies.targets.corpus import by_document, corpus, tokens
 from stepsmith.proxies.targets.decoder import Decoder, DecoderShape
-from stepsmith.proxies.targets.metrics import continuation_choice
+from stepsmith.proxies.targets.metrics import continuation_choice, mean_reciprocal_rank
 from stepsmith.proxies.targets.passages import Passages
 from stepsmith.proxies.targets.registry import _DECODERS, UnknownTarget
 from stepsmith.proxies.targets.rows import Rows
@@ -56,10 +56,15 @@ def test_a_decoder_starts_near_the_uniform_loss_and_tells_orders_apart(style, qk
         assert not torch.allclose(model(x[:1, :4])[:, -1], model(swapped)[:, -1], atol=1e-4)
 
 
-def test_query_and_key_norms_bound_attention():
-    shape = DecoderShape(128, 32, 1, 2, 8, "llama", qk_norm=True)
-    plain, normed = Decoder(DecoderShape(128, 32, 1, 2, 8, "llama")), Decoder(shape)
-    assert len(list(normed.parameters())) == len(list(plain.parameters())) + 2
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_query_and_key_norms_make_attention_independent_of_their_scale(qk_norm):
+    torch.manual_seed(0)
+    model = Decoder(DecoderShape(128, 32, 1, 2, 8, "llama", qk_norm)).double()
+    x = torch.randint(0, 128, (2, 8))
+    with torch.no_grad():
+        before = model(x)
+        model.blocks[0].attention.query.weight *= 30
+        assert torch.allclose(model(x), before, atol=1e-3) == qk_norm
 
 
 def test_parts_share_no_document():
@@ -148,7 +153,9 @@ def test_a_model_that_knows_the_text_chooses_its_continuation():
             return torch.zeros(*x.shape, 128)
 
     assert continuation_choice(Knows(), [batch]) > 0.9
-    assert continuation_choice(Chance(), [batch]) in (0.0, 1.0)  # all alike: the first, always
+    assert continuation_choice(Chance(), [batch]) == 0.0  # what cannot tell has found nothing
+    assert mean_reciprocal_rank(torch.full((3, 20), torch.nan), torch.zeros(3, dtype=torch.long)) == 0.0
+    assert mean_reciprocal_rank(torch.zeros(3, 20), torch.zeros(3, dtype=torch.long)) == 0.0
 
 
 def test_a_text_of_the_users_own(tmp_path):
@@ -164,7 +171,12 @@ def test_a_text_of_the_users_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no such file"), (b"short", "too few"), (b"\0" * 200_000, "null characters")],
+    [
+        (None, "no such file"),
+        (b"short", "too few"),
+        (b"\0" * 200_000, "null characters"),
+        ("слово ".encode() * 30_000, "beyond ASCII"),
+    ],
 )
 def test_a_text_that_cannot_be_read_is_said_in_a_line(tmp_path, content, said):
     path = tmp_path / "own.txt"
@@ -173,6 +185,17 @@ def test_a_text_that_cannot_be_read_is_said_in_a_line(tmp_path, content, said):
     with pytest.raises(TaskError, match=said) as error:
         target("gpt-60k", str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_text_shorter_than_a_batch_or_with_a_short_part_is_said_in_a_line(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("word " * 27_000)
+    with pytest.raises(TaskError, match="are less than a batch of 1000 windows of 128; give a longer text"):
+        Tokens(str(path), length=128).check(1000)
+    for i in range(10):
+        (tmp_path / f"{i}.txt").write_text("x " * (30 if i == 6 else 50_000))
+    with pytest.raises(TaskError, match="its validation documents hold"):
+        target("gpt-60k", str(tmp_path))
 
 
 def test_a_misspelt_text_is_recognised():

@@ -20,7 +20,7 @@ from ..completed import WorkerLost, completed
 from ..executors import Inline
 from ..processes import Processes
 from ..train import Run
-from .record import Record, key_of
+from .record import Record, RecordError, key_of
 from .training import Result, Training, train_target
 
 _DAYS = 30 * 86_400.0
@@ -61,6 +61,7 @@ class TargetPool:
         self.name, self.text, self.record, self.device, self.tell = name, text, record, device, tell
         self.workers = workers
         self.closed = False
+        self._running: dict[Path, Future[Any]] = {}
         self._lock = threading.Lock()  # several threads may ask for runs
         self.target: Target = target_named(name, text)
         self.folder = record.path.with_suffix(".checkpoints")
@@ -82,7 +83,10 @@ class TargetPool:
         for training, known in found.items():
             if known is not None:
                 self.tell(training.steps, 0.0)
-        self._train([training for training, known in found.items() if known is None])
+        due = [training for training, known in found.items() if known is None]
+        if due:
+            self.record.claim()
+            self._train(due)
         return [self._known(training) for training in trainings]
 
     def losses(self, wanted: Sequence[tuple[Sequence[Run], int]], steps: int) -> list[list[float]]:
@@ -103,8 +107,10 @@ class TargetPool:
                 self.tell(due[place].steps, result.seconds)
         except WorkerLost as error:
             raise TaskError(f"{self.name}: {error}") from error
-        except (ProgramError, MemoryError, OSError, CancelledError):
+        except (ProgramError, RecordError, OSError, CancelledError):
             raise
+        except MemoryError as error:
+            raise TaskError(f"{self.name}: memory ran out; try fewer workers or a smaller target") from error
         except Exception as error:
             raise blamed(self.name, error) from error
 
@@ -118,7 +124,10 @@ class TargetPool:
         with self._lock:
             if self.closed:
                 raise CancelledError
-            return self.executor.submit(job)
+            under_way = self._running.get(job.checkpoint)
+            if under_way is None or under_way.done():  # two contenders may ask for one run at a time
+                self._running[job.checkpoint] = self.executor.submit(job)
+            return self._running[job.checkpoint]
 
     def cancel(self, future: Future[Any]) -> None:
         """Gives a run up."""
@@ -132,6 +141,7 @@ class TargetPool:
                 self.executor.close()
         with suppress(OSError):  # there is none, or it holds checkpoints
             self.folder.rmdir()
+        self.record.close()
 
     def __enter__(self) -> TargetPool:
         return self

@@ -77,8 +77,9 @@ class PowerLaws:
         return np.where(line, straight, power)
 
     def speedup(self, loss: np.ndarray, data: float) -> np.ndarray:
-        """Each law's data for its loss over `data`, clipped to [1/32, 32]."""
-        return np.clip(self.data_for(loss) / data, LOWEST, HIGHEST)
+        """Each law's data for its loss over `data`, clipped to [1/32, 32]; 1 for the loss of a flat law itself."""
+        found = np.clip(self.data_for(loss) / data, LOWEST, HIGHEST)
+        return np.where((self.alpha == 0) & np.isclose(loss, self.floor, rtol=0, atol=1e-9), 1.0, found)
 
 
 def fit_power_law(data: Sequence[float], losses: Sequence[float]) -> PowerLaw:

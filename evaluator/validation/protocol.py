@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
+from ...discovered.arguments import name_constants
 from ...dsl import Program
 from ..settings import Settings, as_run, hyper_names, ranges_of
 from ..train import Run
 from ..tune import Budget, pick
 from .pool import TargetPool
-from .training import Training
+from .training import Result, Training
 
 _T = TypeVar("_T")
-_SWEEP = tuple(4.0**k for k in range(-4, 5))  # factors on the learning rate that is written
+_SWEEP = range(-4, 5)  # powers of 4 on the learning rate that is written
+_FURTHEST = 12
 _SWEEP_RATIO = 1 / 16  # data ratio of the sweep's short runs
 PICKING = tuple(range(9_000, 9_004))  # seeds that choose settings
 FINAL = 9_100  # the first of the seeds that are compared and never choose
@@ -37,6 +39,8 @@ class Preset:
         seeds: Paired seeds of a comparison.
         curve_seeds: Seeds of the curve's other points.
         sensitivity: Factors on the tuned learning rate, a run each.
+        first_seed: The first of the seeds that are compared.
+        held_out: Whether the test documents are compared; else those that settings are chosen on, on other seeds.
     """
 
     tuned: float
@@ -47,6 +51,8 @@ class Preset:
     seeds: int
     curve_seeds: int
     sensitivity: tuple[float, ...] = ()
+    first_seed: int = FINAL
+    held_out: bool = True
 
     def sides(self, others: int) -> float:
         """Data at ratio 1 that a validation of so many contenders beside AdamW takes, in runs of ratio 1."""
@@ -68,13 +74,14 @@ def _budget(first: int, descent: int, finalists: int, seeds: int) -> Budget:
     return Budget(first, 0, 0, descent, finalists, PICKING[:seeds])
 
 
+#: For many rules on one target: one data ratio, four seeds.
+TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(20, 20, 2, 2), _budget(1, 6, 1, 1), 4, 4)
 PRESETS = {
-    "quick": Preset(1 / 4, (1 / 4, 1 / 2), (1 / 8, 1 / 4, 1 / 2), _budget(9, 9, 2, 1), _budget(1, 4, 1, 1), 4, 2),
+    "quick": Preset(1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2), _budget(10, 10, 2, 2), _budget(1, 4, 1, 1), 4, 2),
     "standard": Preset(
-        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0), _budget(18, 18, 2, 2), _budget(1, 6, 1, 1), 8, 4,
+        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(20, 20, 2, 2), _budget(1, 6, 1, 1), 8, 4,
         (1 / 4, 1 / 2, 2.0, 4.0),
     ),
-    "table": Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(18, 18, 2, 2), _budget(1, 6, 1, 1), 4, 4),
     "full": Preset(
         1.0, (1 / 2, 1.0, 2.0), (1 / 4, 1 / 2, 1.0, 2.0, 4.0), _budget(40, 40, 4, 4), _budget(1, 12, 2, 2), 8, 4,
         (1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0),
@@ -115,6 +122,7 @@ def settle(
         TaskError, ProgramError: As `TargetPool.results`.
     """
     steps = steps_of(pool, ratio)
+    program = with_named_constants(program)
     peak = program.peak if near else working_peak(pool, program)
     ranges = ranges_of(program, peak)
     start = list(near) or [written(program, peak, pool.target.warmup, pool.target.decay)]
@@ -125,12 +133,29 @@ def settle(
     return Settled(as_run(program, order[0]), order[0], runs)
 
 
+def with_named_constants(program: Program) -> Program:
+    """The same rule with literal rates, decay and scale as hyperparameters, to be tuned; see `name_constants`."""
+    if program.fallback is not None or program.roles:
+        return program
+    named = name_constants(program)
+    return named.program if named.found or named.folded is not None else program
+
+
 def working_peak(pool: TargetPool, program: Program) -> float:
-    """The learning rate with the least loss in short runs."""
-    steps = steps_of(pool, _SWEEP_RATIO)
-    runs = [Run(program.with_lr(program.peak * factor)) for factor in _SWEEP]
-    [losses] = pool.losses([(runs, PICKING[0])], steps)
-    return program.peak * _SWEEP[int(np.argmin(losses))]
+    """The learning rate with the least loss in short runs, swept further where that is the last; as written, if none
+    trains.
+    """
+    steps, exponents = steps_of(pool, _SWEEP_RATIO), list(_SWEEP)
+    tried: dict[int, Result] = {}
+    while exponents:
+        runs = [Run(program.with_lr(program.peak * 4.0**k)) for k in exponents]
+        results = pool.results([Training(run, PICKING[0], steps) for run in runs])
+        tried |= dict(zip(exponents, results, strict=True))
+        trained = [k for k in tried if not tried[k].reason]
+        best = min(trained, key=lambda k: (tried[k].validation, k), default=0)
+        further = [best + way * i for way in (-1, 1) for i in (1, 2)]
+        exponents = [k for k in further if k not in tried and abs(k) <= _FURTHEST and trained]
+    return program.peak * 4.0**best
 
 
 def written(program: Program, peak: float, warmup: float, decay: str) -> Settings:
@@ -148,9 +173,9 @@ def steps_of(pool: TargetPool, ratio: float) -> int:
     return max(1, round(pool.target.steps * ratio))
 
 
-def finals(run: Run, seeds: int, steps: int) -> list[Training]:
+def finals(run: Run, preset: Preset, seeds: int, steps: int) -> list[Training]:
     """Runs at frozen settings on the seeds that are compared."""
-    return [Training(run, FINAL + i, steps, final=True) for i in range(seeds)]
+    return [Training(run, preset.first_seed + i, steps, final=preset.held_out) for i in range(seeds)]
 
 
 def side_by_side(pool: TargetPool, work: Callable[[str], _T], names: Sequence[str]) -> dict[str, _T]:
@@ -159,7 +184,12 @@ def side_by_side(pool: TargetPool, work: Callable[[str], _T], names: Sequence[st
         return {name: work(name) for name in names}
     threads = ThreadPoolExecutor(pool.workers)
     try:
-        return dict(zip(names, threads.map(work, names), strict=True))
+        ends = {name: threads.submit(work, name) for name in names}
+        wait(ends.values(), return_when=FIRST_EXCEPTION)
+        for end in ends.values():
+            if end.done():
+                end.result()  # raises what went wrong, before the others have to end
+        return {name: end.result() for name, end in ends.items()}
     except BaseException:  # an interrupt too: the other threads must not wait for their runs
         pool.close()
         raise

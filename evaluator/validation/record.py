@@ -8,7 +8,10 @@ import os
 import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ...dsl import Program
 from ...proxies.targets import Target
@@ -43,29 +46,56 @@ def key_of(target: Target, training: Training, device: str = "cpu") -> str:
 
 
 class Record:
-    """Finished runs by key, in memory and in a file that grows by a line with each.
+    """Finished runs by key, in memory and in a file that grows by a line with each; close it, or use it in a `with`.
 
-    A last line that was cut short, as by a kill, is dropped.
+    Opening reads. The first line that is added locks the file for this process. A last line that was cut short, as by a
+    kill, is dropped.
 
     Raises:
-        RecordError: Another line that is none.
-        OSError: The file cannot be written.
+        RecordError: Another line that is none, or, when a line is added, another process that adds some.
+        OSError: The file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[str, Row] = {}
-        self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as file:
-            file.seek(0)
-            text = file.read()
-            whole = text.rfind(b"\n") + 1
-            if whole < len(text):
-                file.truncate(whole)
-        for number, line in enumerate(text[:whole].splitlines(), 1):
+        self._threads = threading.RLock()
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+        self._whole = 0  # bytes of whole lines
+        self._read()
+
+    def _read(self) -> None:
+        text = self.path.read_bytes() if self.path.exists() else b""
+        self._whole = text.rfind(b"\n") + 1
+        for number, line in enumerate(text[: self._whole].splitlines(), 1):
             row = self._parsed(line, number)
             self.rows[row.key] = row
+
+    def claim(self) -> None:
+        """Makes this process the one that adds lines. Raises RecordError where another is."""
+        with self._threads:
+            if self._lock.is_locked:
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise RecordError(f"another validation is writing to {self.path}; wait for it, or stop it") from None
+            self._read()  # what others added in the meantime
+            with open(self.path, "ab") as file:
+                file.truncate(self._whole)
+
+    def close(self) -> None:
+        """Lets others add lines."""
+        self._lock.release()
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def get(self, target: Target, training: Training, device: str = "cpu") -> Result | None:
         """The result of a run that is here; a final run answers for one that is not."""
@@ -84,22 +114,24 @@ class Record:
         row = Row(key, target.name, target.fingerprint(), training, result, kind)
         content = {"key": key, "target": row.target, "fingerprint": row.fingerprint,
                    **_written(target, training), **asdict(result), "machine": kind}  # fmt: skip
-        with self._lock, open(self.path, "ab") as file:
+        with self._threads:
+            self.claim()
+            if key in self.rows:
+                return
+            self._append(content)
+            self.rows[row.key] = row
+
+    def _append(self, content: dict[str, Any]) -> None:
+        with open(self.path, "ab") as file:
             file.write(json.dumps(content).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            self.rows[row.key] = row
-
-    def of(self, target: Target) -> list[Row]:
-        """The runs on a target as it is now, in order."""
-        fingerprint = target.fingerprint()
-        return [row for row in list(self.rows.values()) if row.fingerprint == fingerprint]
 
     def _parsed(self, line: bytes, number: int) -> Row:
         try:
             held = json.loads(line)
             run = Run(Program.parse(held["program"]), held["warmup"], held["decay"])
-            training = Training(run, held["seed"], held["steps"], held["final"], held["batch"])
+            training = Training(run, held["seed"], held["steps"], held["final"])
             names = Result.__dataclass_fields__
             result = Result(**{name: held[name] for name in names})
             result.curve = [(point[0], point[1], point[2]) for point in result.curve]
@@ -110,7 +142,7 @@ class Record:
 
 def _kind(device: str) -> str:
     facts = machine(device)
-    return f"torch {facts['torch']}, {facts['machine']}"
+    return f"torch {facts['torch']}, numpy {facts['numpy']}, {facts['engine']}, {facts['machine']}"
 
 
 def _written(target: Target, training: Training) -> dict[str, Any]:
@@ -118,4 +150,4 @@ def _written(target: Target, training: Training) -> dict[str, Any]:
     warmup, decay = training.shape(target)
     text = str(replace(training.run.program, doc=""))
     return {"program": text, "warmup": warmup, "decay": decay, "seed": training.seed, "steps": training.steps,
-            "batch": training.batch or target.batch, "final": training.final}  # fmt: skip
+            "final": training.final}  # fmt: skip

@@ -21,12 +21,15 @@ class Comparison:
 
     `speedup` is AdamW's data for the rival's loss over the rival's own data, in [1/32, 32]; `gap` is the mean of the
     rival's loss less AdamW's on the same seed in nats, negative where the rival is better, with Student's interval;
-    `sigmas` is the gap in standard deviations of AdamW's loss over seeds.
+    `sigmas` is the gap in standard deviations of AdamW's loss over seeds. `flat`: AdamW's loss does not fall with data,
+    so that no speedup can be read. `extrapolated`: the speedup lies beyond AdamW's largest horizon.
     """
 
     speedup: Interval
     gap: Interval
     sigmas: float
+    flat: bool = False
+    extrapolated: bool = False
 
 
 def compare(
@@ -84,7 +87,9 @@ def compare(
     else:
         drawn = _drawn_speedups(adamw, rival, data, level, resamples, np.random.default_rng(seed))
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Comparison(Interval(mean, float(low), float(high)), gap, _in_sigmas(gap.mean, adamw[data], sigma))
+    sigmas = _in_sigmas(gap.mean, adamw[data], sigma)
+    beyond = law.alpha > 0 and mean * data > horizons[-1] * (1 + 1e-9)
+    return Comparison(Interval(mean, float(low), float(high)), gap, sigmas, law.alpha == 0, beyond)
 
 
 def _check(adamw: Mapping[float, Losses], rival: Losses, data: float) -> None:

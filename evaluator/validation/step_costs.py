@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
 
+from ...proxies.data import Batch
 from ...proxies.targets import Target
+from ..train import use_one_thread
 from .training import Trainer, Training
 
 _ROUNDS, _WARM = 15, 3
+_LARGE = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,22 @@ class StepCost:
 
 
 def step_costs(target: Target, trainings: Mapping[str, Training], device: str = "cpu") -> dict[str, StepCost]:
-    """The cost of each contender's step, measured in one process in turns, so that a slow minute slows all alike."""
+    """The cost of each contender's step, measured in one process in turns, so that a slow minute slows all alike.
+
+    On a CPU on one thread, as runs are. Models above 5M parameters are measured one after another, for want of memory.
+    """
+    threads = torch.get_num_threads()
+    use_one_thread()
+    try:
+        if sum(map(prod, target.model.shapes.values())) > _LARGE:
+            return {name: _costs(target, {name: t}, device)[name] for name, t in trainings.items()}
+        return _costs(target, trainings, device)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+
+
+def _costs(target: Target, trainings: Mapping[str, Training], device: str) -> dict[str, StepCost]:
     trainers = {name: Trainer(target, training, device) for name, training in trainings.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
     peak = dict.fromkeys(trainers, 0)
@@ -49,7 +68,7 @@ def step_costs(target: Target, trainings: Mapping[str, Training], device: str = 
     return {name: _cost(trainer, times[name][_WARM:] or times[name], peak[name]) for name, trainer in trainers.items()}
 
 
-def _timed(trainer: Trainer, batch, device: str) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+def _timed(trainer: Trainer, batch: Batch, device: str) -> tuple[float, float]:
     before = trainer.result.optimizer_seconds
     begun = time.perf_counter()
     trainer.advance(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 import time
@@ -11,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,12 +23,14 @@ from ...dsl import Program, ProgramError
 from ...dsl.flow import flow
 from ...dsl.program import ORACLES, RESERVED
 from ...dsl.roles import role_groups
-from ...proxies import schedule
+from ...proxies import TaskError, schedule
 from ...proxies.data import Batch
 from ...proxies.module_loss import seeded
 from ...proxies.targets import Target
 from ..train import Run
 from .width_transfer import transfer_rates, width_ratio
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of what a run's result depends on here; a record's runs of another are not used
 LOOKS = 20  # points of the validation curve, at even distances
@@ -42,14 +46,12 @@ class Training:
         run: The program with its constants, and the shape of its schedule.
         steps: Length of the run, with full decay.
         final: Whether the test data and the metric are measured at the end.
-        batch: Examples a step; None: the target's.
     """
 
     run: Run
     seed: int
     steps: int
     final: bool = False
-    batch: int | None = None
 
     def shape(self, target: Target) -> tuple[float, str]:
         """Share of warm-up and shape of decay."""
@@ -58,7 +60,7 @@ class Training:
 
 @dataclass
 class Result:
-    """What a run gave. Losses are in nats; a run that failed has the loss at initialisation, and a reason.
+    """What a run gave. Losses are in nats; a run that failed has a reason, and losses and metric at initialisation.
 
     Attributes:
         validation: Final loss on the data that settings are chosen on.
@@ -110,8 +112,8 @@ class Trainer:
         """One step."""
         begun = time.perf_counter()
         parts = self.target.micro_batches
-        for part in _parts(batch.to(self.device), parts):
-            with seeded(part.key, self.device) if part.key is not None else nullcontext():
+        for number, part in enumerate(_parts(batch.to(self.device), parts)):
+            with seeded(part.key + number, self.device) if part.key is not None else nullcontext():
                 loss = self._loss(self.called, part) / parts
             loss.backward()
             self._sum += loss.detach()
@@ -134,7 +136,7 @@ class Trainer:
         self._sum.zero_()
         self._since = 0
         if not math.isfinite(mean):
-            self.result.reason = "NaN" if math.isnan(mean) else "Inf"
+            self.result.reason = _failure(mean)
             return False
         self.result.curve.append((self.step, mean, self.loss(self.target.validation()[:_LOOK_BATCHES])))
         return True
@@ -144,14 +146,21 @@ class Trainer:
         result, target = self.result, self.target
         result.validation = math.nan if result.reason else self.loss(target.validation())
         if not result.reason and not result.validation <= result.start:
-            result.reason = "diverged" if math.isfinite(result.validation) else "NaN"
+            result.reason = _failure(result.validation)
+        if self.training.final and not result.reason:
+            result.test = self.loss(target.test())
+            result.reason = "" if math.isfinite(result.test) else _failure(result.test)
         if result.reason:
-            result.validation = result.start
-        if self.training.final:
-            result.test = result.start if result.reason else self.loss(target.test())
-            if (metric := target.metric) is not None:
-                result.metric = self._measured(lambda: metric.of(self.module, self._moved(target.test())))
+            self._count_as_initial()
+        if self.training.final and (metric := target.metric) is not None:
+            result.metric = self._measured(lambda: metric.of(self.module, self._moved(target.test())))
         return result
+
+    def _count_as_initial(self) -> None:
+        """A run that came to nothing is a model that never trained."""
+        self.module = self.target.module(self.training.seed).to(self.device)
+        self.result.validation = self.result.start
+        self.result.test = self.loss(self.target.test()) if self.training.final else None
 
     def loss(self, batches: list[Batch]) -> float:
         """Mean loss in nats, in evaluation mode."""
@@ -164,7 +173,10 @@ class Trainer:
         held = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
                 "sum": self._sum, "since": self._since, "result": asdict(self.result)}  # fmt: skip
         beside = path.with_suffix(".part")
-        torch.save(held, beside)
+        with open(beside, "wb") as file:
+            torch.save(held, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(beside, path)
 
     def load(self, path: Path) -> None:
@@ -199,13 +211,11 @@ def train_target(target: Target, training: Training, checkpoint: Path | None = N
         ProgramError: As `Trainer`.
     """
     trainer = Trainer(target, training, device)
-    if checkpoint is not None and checkpoint.exists():
-        trainer.load(checkpoint)
-    else:
+    if checkpoint is None or not _loaded(trainer, checkpoint):
         trainer.start()
     looks = {round(training.steps * (i + 1) / LOOKS) for i in range(LOOKS)}
     saved = time.monotonic()
-    batches = target.data.batches(training.seed, training.steps, training.batch or target.batch)
+    batches = target.batches(training.seed, training.steps)
     for batch in islice(batches, trainer.step, None):
         trainer.advance(batch)
         if trainer.step in looks and not trainer.look():
@@ -217,6 +227,18 @@ def train_target(target: Target, training: Training, checkpoint: Path | None = N
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _loaded(trainer: Trainer, checkpoint: Path) -> bool:
+    """Whether the run goes on from a checkpoint; one that cannot be read, as after a power cut, counts as none."""
+    if not checkpoint.exists():
+        return False
+    try:
+        trainer.load(checkpoint)
+    except (RuntimeError, EOFError, OSError, KeyError, UnpicklingError) as error:
+        log.warning("%s cannot be read, so that its run begins anew (%s)", checkpoint, str(error).partition("\n")[0])
+        return False
+    return True
 
 
 def make_optimizer(
@@ -257,9 +279,15 @@ def check_trainable(program: Program) -> None:
             )
 
 
+def _failure(loss: float) -> str:
+    return "NaN" if math.isnan(loss) else "Inf" if math.isinf(loss) else "diverged"
+
+
 def _parts(batch: Batch, count: int) -> list[Batch]:
     """A batch cut along its examples."""
     if count == 1:
         return [batch]
-    size = len(batch.tensors()[0]) // count
+    size, rest = divmod(len(batch.tensors()[0]), count)
+    if rest or not size:
+        raise TaskError(f"a batch of {count * size + rest} cannot be accumulated over {count} equal parts")
     return [batch.map(lambda t, i=i: t[i * size : (i + 1) * size]) for i in range(count)]  # type: ignore[misc]

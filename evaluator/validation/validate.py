@@ -12,17 +12,18 @@ from ...dsl import Program
 from ...proxies.targets import Target
 from ..machine import machine
 from ..settings import Settings
-from .paired_test import verdicts
+from .paired_test import holm, paired_p
 from .pool import TargetPool
 from .power_law import PowerLaw, fit_power_law
 from .profile import time_to_target
-from .protocol import FINAL, PICKING, Preset, Settled, finals, settle, side_by_side, steps_of
+from .protocol import PICKING, Preset, Settled, finals, settle, side_by_side, steps_of
 from .speedup import Comparison, compare
 from .step_costs import StepCost, step_costs
 from .training import Result, Training
 
-ADAMW = "adamw"
+ADAMW = "AdamW"  # the baseline; a contender may be called adamw
 LEVEL = 0.95
+_MANY_EPOCHS = 4  # from which on repeated text is worth less (Muennighoff et al. 2023, arXiv:2305.16264)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def validate(
     Raises:
         TaskError, ProgramError: In one line, for a target or a program that cannot be trained.
     """
-    sides = {ADAMW: load(ADAMW), **programs}
+    sides = {ADAMW: load("adamw"), **programs}
     frozen = side_by_side(
         pool, lambda n: freeze(pool, sides[n], preset, lambda t: tell(f"{n}: {t}"), n == ADAMW), list(sides)
     )
@@ -124,9 +125,9 @@ def validate(
     tell("all constants are frozen; now the seeds and the data that chose nothing")
     results = side_by_side(pool, lambda n: _results(pool, frozen[n], preset, n == ADAMW), list(frozen))
     reach = side_by_side(pool, lambda n: _sensitivity(pool, frozen[n][preset.tuned], preset), list(sides))
-    trainings = {n: finals(f[preset.tuned].run, 1, steps_of(pool, preset.tuned))[0] for n, f in frozen.items()}
+    trainings = {n: finals(f[preset.tuned].run, preset, 1, steps_of(pool, preset.tuned))[0] for n, f in frozen.items()}
     costs = step_costs(pool.target, trainings, pool.device)
-    law = fit_power_law(*_curve(pool, results[ADAMW]))
+    law = fit_power_law(*_curve(pool, results[ADAMW], preset))
     outcomes = _outcomes(pool, results, preset)
     contenders = {
         n: Contender(n, _text(f[preset.tuned].run.program), {r: _shown(s) for r, s in f.items()}, results[n],
@@ -175,8 +176,8 @@ def _results(
     found = {}
     for ratio in preset.curve if baseline else preset.compared:
         seeds = preset.seeds if ratio in preset.compared else preset.curve_seeds
-        runs = finals(frozen[ratio].run, seeds, steps_of(pool, ratio))
-        found[ratio] = dict(zip(range(FINAL, FINAL + seeds), pool.results(runs), strict=True))
+        runs = finals(frozen[ratio].run, preset, seeds, steps_of(pool, ratio))
+        found[ratio] = {run.seed: result for run, result in zip(runs, pool.results(runs), strict=True)}
     return found
 
 
@@ -191,9 +192,11 @@ def _sensitivity(pool: TargetPool, settled: Settled, preset: Preset) -> dict[flo
     return dict(sorted((factor, r.validation) for factor, r in zip(factors, results, strict=True)))
 
 
-def _curve(pool: TargetPool, results: Mapping[float, Mapping[int, Result]]) -> tuple[list[float], list[float]]:
+def _curve(
+    pool: TargetPool, results: Mapping[float, Mapping[int, Result]], preset: Preset
+) -> tuple[list[float], list[float]]:
     ratios = sorted(results)
-    losses = [statistics.fmean(_tests(results[r]).values()) for r in ratios]
+    losses = [statistics.fmean(_ends(results[r], preset).values()) for r in ratios]
     return [_data(pool, r) for r in ratios], losses
 
 
@@ -202,40 +205,62 @@ def _data(pool: TargetPool, ratio: float) -> float:
     return float(pool.target.tokens(steps_of(pool, ratio)))
 
 
-def _tests(results: Mapping[int, Result]) -> dict[int, float]:
-    """Test losses by seed."""
+def _ends(results: Mapping[int, Result], preset: Preset) -> dict[int, float]:
+    """The losses that are compared, by seed."""
+    if not preset.held_out:
+        return {seed: r.validation for seed, r in results.items()}
     return {seed: r.test for seed, r in results.items() if r.test is not None}
+
+
+def _sigma(results: Mapping[float, Mapping[int, Result]], preset: Preset) -> float:
+    """The standard deviation of AdamW's loss over seeds, pooled over data ratios."""
+    squares, freedom = 0.0, 0
+    for by_seed in results.values():
+        losses = list(_ends(by_seed, preset).values())
+        squares += statistics.variance(losses) * (len(losses) - 1) if len(losses) > 1 else 0.0
+        freedom += len(losses) - 1
+    return math.sqrt(squares / freedom) if freedom else math.nan
 
 
 def _outcomes(
     pool: TargetPool, results: Mapping[str, Mapping[float, Mapping[int, Result]]], preset: Preset
 ) -> dict[str, dict[float, Outcome]]:
     adamw = results[ADAMW]
-    curve = {_data(pool, ratio): _tests(adamw[ratio]) for ratio in adamw}
+    ends = {name: {r: _ends(by_ratio[r], preset) for r in by_ratio} for name, by_ratio in results.items()}
+    curve = {_data(pool, ratio): losses for ratio, losses in ends[ADAMW].items()}
+    sigma, p_values = _sigma(adamw, preset), _p_values(ends, preset)
     found: dict[str, dict[float, Outcome]] = {name: {} for name in results}
     for ratio in preset.compared:
-        rivals = {name: _tests(results[name][ratio]) for name in results if name != ADAMW}
-        tests = verdicts(_tests(adamw[ratio]), rivals)
         for name in results:
-            of, runs = results[name][ratio], list(results[name][ratio].values())
+            runs = list(results[name][ratio].values())
             metrics = [r.metric for r in runs if r.metric is not None]
+            p, steps = p_values.get((name, ratio), 1.0), steps_of(pool, ratio)
             found[name][ratio] = Outcome(
-                compare(curve, _tests(of), _data(pool, ratio), level=LEVEL),
-                tests[name].p if name in tests else 1.0, name in tests and tests[name].differs,
-                statistics.fmean(_tests(of).values()), statistics.fmean(metrics) if metrics else None,
-                _to_target(adamw[ratio], of), sum(bool(r.reason) for r in runs),
+                compare(curve, ends[name][ratio], _data(pool, ratio), sigma=sigma, level=LEVEL), p, p <= 1 - LEVEL,
+                statistics.fmean(ends[name][ratio].values()), statistics.fmean(metrics) if metrics else None,
+                _to_target(adamw[ratio], results[name][ratio], steps), sum(bool(r.reason) for r in runs),
             )  # fmt: skip
     return found
 
 
-def _to_target(adamw: Mapping[int, Result], rival: Mapping[int, Result]) -> float | None:
-    """Steps to the mean of AdamW's last losses on its validation curve, over AdamW's own steps."""
-    ends = [r.curve[-1] for r in adamw.values() if r.curve]
-    if not ends:
-        return None
-    goal = statistics.fmean(loss for _, _, loss in ends)
-    times = [time_to_target([(step, loss) for step, _, loss in r.curve], goal) for r in rival.values()]
-    middle = statistics.median(times) / ends[0][0]
+def _p_values(
+    ends: Mapping[str, Mapping[float, Mapping[int, float]]], preset: Preset
+) -> dict[tuple[str, float], float]:
+    """Of each contender at each data ratio, corrected for all of them."""
+    rivals = {f"{name} {ratio}": (name, ratio) for name in ends if name != ADAMW for ratio in preset.compared}
+    single = {key: paired_p(ends[name][ratio], ends[ADAMW][ratio]) for key, (name, ratio) in rivals.items()}
+    return {rivals[key]: p for key, p in holm(single).items()}
+
+
+def _to_target(adamw: Mapping[int, Result], rival: Mapping[int, Result], steps: int) -> float | None:
+    """The median over seeds of the steps to AdamW's last loss on that seed's validation curve, over AdamW's steps."""
+    times = []
+    for seed, result in rival.items():
+        if adamw[seed].curve and not adamw[seed].reason and not result.reason:
+            times.append(time_to_target([(step, loss) for step, _, loss in result.curve], adamw[seed].curve[-1][2]))
+        else:
+            times.append(math.inf)
+    middle = statistics.median(times) / steps
     return middle if math.isfinite(middle) else None
 
 
@@ -250,23 +275,28 @@ def _text(program: Program) -> str:
 
 def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) -> list[str]:
     """What a validation cannot say."""
-    most = max(preset.compared)
+    most, rivals = max(preset.compared), [c for name, c in contenders.items() if name != ADAMW]
     said = [f"One target, {target.name}, at data ratios up to {most:g}: larger models may rank otherwise."]
     if not target.has_test:
         said.append("It has no test data: what is compared is the data that settings were chosen on, on other seeds.")
-    widths = [
-        o.comparison.speedup.high / o.comparison.speedup.low
-        for name, c in contenders.items() if name != ADAMW for o in c.outcomes.values()
-        if o.comparison.speedup.low > 0
-    ]  # fmt: skip
-    if widths:
-        said.append(
-            f"{preset.seeds} paired seeds: a speedup of less than {min(widths) ** 0.5:.2f} would not be told from 1."
-        )
+    if (epochs := target.epochs(round(target.steps * max(preset.curve)))) > _MANY_EPOCHS:
+        said.append(f"Its text is read {epochs:.0f} times: give a longer one with --text.")
     runs = preset.budget.runs()
-    said.append(f"{runs} tuning runs a side: one whose best settings lie far from its defaults may be undertuned.")
+    said.append(
+        f"{runs} tuning runs a side, chosen mostly on one seed: tuned a second time a side may end elsewhere, which "
+        "the intervals, over seeds and fit, do not hold."
+    )
+    outcomes = [outcome for c in rivals for outcome in c.outcomes.values()]
+    if widths := [o.comparison.gap.high - o.comparison.gap.mean for o in outcomes]:
+        said.append(
+            f"{preset.seeds} paired seeds: gaps of less than about {max(widths):.4f} nats would not be told from none."
+        )
+    if any(o.comparison.extrapolated for o in outcomes):
+        said.append("Speedups with + lie beyond AdamW's longest runs: its fitted law says them, no run does.")
+    if any(o.comparison.flat for o in outcomes):
+        said.append(
+            "AdamW's loss does not fall with data here, so that no speedup can be read; the gap in nats stands."
+        )
     if not preset.sensitivity:
         said.append("No runs at other learning rates: how sensitive a rule is to its own is not measured.")
-    if len(preset.curve) < 4:
-        said.append(f"AdamW's curve has {len(preset.curve)} points: speedups far from 1 are extrapolated.")
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from functools import cache
 from itertools import pairwise
@@ -18,6 +19,10 @@ from ..text import SOURCES, documents, fold
 PARTS = {"train": (0, 1, 2, 3, 4, 5, 7, 8), "validation": (6,), "test": (9,)}
 #: Text that no proxy reads: the modules of Python's own library.
 STDLIB = "stdlib"
+#: Of it not: installed packages, tests, and modules that are generated tables or help texts, all alike.
+_OTHER = re.compile(r"(^|/)(site-packages|tests?|idlelib|lib2to3|encodings|pydoc_data)/|_sysconfigdata")
+_MOST = 200_000  # bytes of a module, so that none is most of a part
+_FOREIGN = 0.2  # share of bytes beyond ASCII, all of which become one symbol, from which on a text is refused
 _PIECES = 100  # a single file is cut into so many documents
 _LEAST = 100_000  # bytes; less text leaves too little to measure on
 
@@ -59,7 +64,7 @@ def _pieces(source: str) -> list[bytes]:
     if source == STDLIB:
         root = Path(sysconfig.get_path("stdlib"))
         files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py"))
-        return [(root / name).read_bytes() for name in files if "site-packages" not in name and "/test" not in name]
+        return [(root / name).read_bytes()[:_MOST] for name in files if not _OTHER.search(name)]
     return _own(source)
 
 
@@ -84,6 +89,11 @@ def _own(source: str) -> list[bytes]:
         raise TaskError(f"text {source!r}: it holds null characters, so it is no text")
     if (size := sum(map(len, pieces))) < _LEAST:
         raise TaskError(f"text {source!r}: {size:,} bytes are too few to train and measure on; give {_LEAST:,}")
+    sample = np.frombuffer(b"".join(piece[:10_000] for piece in pieces), np.uint8)
+    if (foreign := float((sample > 127).mean())) > _FOREIGN:
+        raise TaskError(
+            f"text {source!r}: {foreign:.0%} of its bytes are beyond ASCII, and these models read them as one symbol"
+        )
     return pieces
 
 

@@ -29,7 +29,8 @@ def accuracy(module: nn.Module, batches: Sequence[Batch]) -> float:
 def continuation_choice(module: nn.Module, batches: Sequence[Batch]) -> float:
     """How often a language model finds, among four, the second half of a window that its first half goes on with.
 
-    The other three are second halves of other windows of the batch, fixed; the likeliest is chosen. Chance is 1/4.
+    The other three are second halves of other windows of the batch, fixed; the right one must be likelier than each. Of
+    equal ones, or where a likelihood is NaN, none is found.
     """
     right: list[Tensor] = []
     for number, batch in enumerate(batches):
@@ -41,7 +42,8 @@ def continuation_choice(module: nn.Module, batches: Sequence[Batch]) -> float:
             other_x = torch.cat((x[:, : half + 1], x.roll(int(by), 0)[:, half + 1 :]), 1)
             other_y = torch.cat((y[:, :half], y.roll(int(by), 0)[:, half:]), 1)
             scores.append(_log_likelihood(module, other_x, other_y, half))
-        right.append((torch.stack(scores).argmax(0) == 0).float().mean())
+        first, *others = scores
+        right.append(torch.stack([first > other for other in others]).all(0).float().mean())
     return float(torch.stack(right).mean())
 
 
@@ -54,6 +56,8 @@ def _log_likelihood(module: nn.Module, x: Tensor, y: Tensor, first: int) -> Tens
 def mean_reciprocal_rank(scores: Tensor, right: Tensor) -> float:
     """MRR@10: the mean of 1 / rank of the right candidate, 0 below rank 10.
 
+    What ties with it, or is NaN, ranks before it.
+
     Args:
         scores: (Q, C) a score for each query and candidate.
         right: (Q,) which candidate is right.
@@ -62,5 +66,5 @@ def mean_reciprocal_rank(scores: Tensor, right: Tensor) -> float:
     0.75
     """
     of_right = scores.gather(1, right[:, None])
-    rank = 1 + (scores > of_right).sum(1).cpu().numpy()
+    rank = (~(scores < of_right)).sum(1).cpu().numpy()
     return float(np.where(rank <= _RANK, 1 / rank, 0.0).mean())

@@ -14,7 +14,6 @@ from ..module_model import ModuleModel
 from ..task import Task
 from ..task_error import TaskError
 from ..task_file import file_task, is_file_name
-from .corpus import corpus
 from .decoder import Decoder, DecoderShape
 from .metrics import accuracy, continuation_choice
 from .passages import Passages, Ranker, ranking
@@ -156,5 +155,6 @@ def _on_text(name: str, text: str) -> Target:
     own = _made(name)
     if not isinstance(own.data, Tokens):
         raise TaskError(f"{name} trains on no text, so it takes none; gpt-100k does")
-    corpus(text, "train")
-    return replace(own, name=f"{name} on {text}", data=replace(own.data, source=text))
+    data = replace(own.data, source=text)
+    data.check(own.batch)
+    return replace(own, name=f"{name} on {text}", data=data)

@@ -70,6 +70,11 @@ class Target(Task):
         length = getattr(self.data, "bytes_per_token", None)
         return loss / math.log(2) / length() if length else None
 
+    def epochs(self, steps: int) -> float:
+        """How often so many steps read the data; 0 where it is drawn anew."""
+        epoch = getattr(self.data, "epoch", None)
+        return steps / epoch(self.batch) if epoch else 0.0
+
     def tokens(self, steps: int) -> int:
         """Examples, of a language model tokens, of so many steps."""
         return steps * self.batch * getattr(self.data, "length", 1)

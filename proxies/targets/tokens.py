@@ -11,9 +11,11 @@ import torch
 
 from ...dsl.draws import Stream, indices, philox
 from ..data import Batch
+from ..task_error import TaskError
 from .corpus import corpus, tokens
 
 _ROWS = 64  # windows of a batch that measures
+_LEAST_WINDOWS = 16  # of a part that measures
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,33 @@ class Tokens:
     length: int = 64
     held_out: int = 512
 
+    def windows(self) -> int:
+        """Windows of the training text, which share nothing."""
+        return max(0, len(self._part("train")) - self.length - 1) // self.length
+
     def epoch(self, size: int) -> int:
-        """Batches of `size` windows in an epoch."""
-        return (len(self._part("train")) - self.length - 1) // self.length // size
+        """Batches of `size` windows in an epoch; what does not fill one is left out, other windows in each epoch."""
+        return self.windows() // size
+
+    def check(self, size: int) -> None:
+        """Raises TaskError, in one line, where a part of the text is too short for its windows."""
+        if not self.epoch(size):
+            raise TaskError(
+                f"text {self.source!r}: {len(self._part('train')):,} symbols to train on are less than a batch of "
+                f"{size} windows of {self.length}; give a longer text, or take a smaller target"
+            )
+        for part in ("validation", "test"):
+            if (size := len(self._part(part))) < _LEAST_WINDOWS * self.length:
+                raise TaskError(
+                    f"text {self.source!r}: its {part} documents hold {size:,} symbols, and need "
+                    f"{_LEAST_WINDOWS * self.length:,}; give a longer text, or take a smaller target"
+                )
 
     def batches(self, seed: int, steps: int, size: int) -> Iterator[Batch]:
         """`steps` batches of `size` windows; the same whatever `steps`."""
         each, text = self.epoch(size), self._part("train")
         for epoch in range(-(-steps // each)):
-            starts = self._shuffled(seed, epoch, each * size)
+            starts = self._shuffled(seed, epoch)
             for place in range(min(each, steps - epoch * each)):
                 yield self._windows(text, starts[place * size : (place + 1) * size])
 
@@ -70,10 +90,10 @@ class Tokens:
     def _part(self, part: str) -> np.ndarray:
         return tokens(self.source, part, self.vocabulary)
 
-    def _shuffled(self, seed: int, epoch: int, count: int) -> np.ndarray:
+    def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
         bits = philox(seed, epoch, Stream.BATCH)
         offset = int(indices(bits, 1, self.length)[0])
-        return np.argsort(bits.random_raw(count), kind="stable") * self.length + offset
+        return np.argsort(bits.random_raw(self.windows()), kind="stable") * self.length + offset
 
     def _even(self, part: str) -> list[Batch]:
         text = self._part(part)
