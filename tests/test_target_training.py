@@ -1,11 +1,14 @@
 """Training on targets: exact resume, what failed runs count as, precision, accumulation, and what is refused."""
 
+import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -182,3 +185,27 @@ def test_a_target_too_large_for_memory_is_refused_in_a_line(monkeypatch):
         check_target_fits(big, adamw)
     assert "\n" not in str(error.value)
     check_target_fits(target("gpt-60k"), adamw)
+
+
+#: Whose code decides a run's losses.
+SOURCES = (
+    "proxies/targets/corpus.py", "proxies/targets/decoder.py", "proxies/targets/metrics.py",
+    "proxies/targets/passages.py", "proxies/targets/rows.py", "proxies/targets/tokens.py", "proxies/targets/vision.py",
+    "proxies/module_loss.py", "proxies/schedule.py", "evaluator/validation/training.py",
+)  # fmt: skip
+DIGEST = "73402113f770"
+
+
+def code_of(path):
+    """A file's text without comments, docstrings and spaces."""
+    text = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text("utf-8"))
+    return re.sub(r"\s", "", text)
+
+
+def test_records_know_the_code_that_made_them():
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256("".join(code_of(root / name) for name in SOURCES).encode()).hexdigest()[:12]
+    assert digest == DIGEST, (
+        "what decides a run's losses has changed: where losses change, raise VERSION in evaluator/validation/training.py "
+        f"(runs of other versions are not used); then put {digest} here"
+    )

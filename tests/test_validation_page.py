@@ -89,8 +89,8 @@ def table_rows(page: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("rival", "said"),
     [
-        (LION, "lion reaches tuned AdamW's loss with 1.12x less data (95% interval 1.034 to 1.21, 8 paired seeds, "
-               "p = 0.004 after Holm)"),
+        (LION, "tuned AdamW would need 1.12x the data to reach lion's loss (95% interval 1.034 to 1.21, 8 paired "
+               "seeds, p = 0.004 after Holm)"),
         (contender("lion", Interval(1.02, 0.9, 1.15), 0.41),
          "lion is not distinguishable from tuned AdamW (speedup 1.020, 95% interval 0.90 to 1.15, 8 paired seeds, "
          "p = 0.41 after Holm)"),
@@ -297,7 +297,7 @@ def test_a_page_that_fails_leaves_the_numbers(tmp_path, monkeypatch):
         (lambda text: text.replace('"alpha": 40.0', '"alpha": "forty"'), "law.alpha"),
         (lambda text: text.replace('"alpha": 40.0,', ""), "law.alpha"),
         (lambda text: text.replace('"name": "lion"', '"name": "other"'), "'lion' has another name"),
-        (lambda text: text.replace('"adamw"', '"sgd"'), "it has no adamw"),
+        (lambda text: text.replace('"AdamW"', '"sgd"'), "it has no AdamW"),
     ],
     ids=["half", "empty", "word", "missing", "renamed", "no AdamW"],
 )

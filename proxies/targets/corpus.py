@@ -119,7 +119,7 @@ def _byte_pairs(source: str, vocabulary: int):  # type: ignore[no-untyped-def]
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     except ImportError:
-        raise TaskError("a target on word pieces needs the package tokenizers: pip install tokenizers") from None
+        raise TaskError("a target on word pieces needs the package tokenizers: pip install 'stepsmith[bpe]'") from None
     encoding = Tokenizer(models.BPE())
     encoding.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     encoding.decoder = decoders.ByteLevel()
