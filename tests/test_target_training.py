@@ -206,6 +206,6 @@ def test_records_know_the_code_that_made_them():
     root = Path(__file__).parents[1]
     digest = hashlib.sha256("".join(code_of(root / name) for name in SOURCES).encode()).hexdigest()[:12]
     assert digest == DIGEST, (
-        "what decides a run's losses has changed: where losses change, raise VERSION in evaluator/validation/training.py "
-        f"(runs of other versions are not used); then put {digest} here"
+        "what decides a run's losses has changed: where losses change, raise VERSION in "
+        f"evaluator/validation/training.py (runs of other versions are not used); then put {digest} here"
     )
