@@ -147,7 +147,8 @@ def test_gradients_are_clipped_to_the_targets_norm():
         trainer = Trainer(replace(target("table-wine"), clip=clip), Training(Run(ss.load("sgd").with_lr(1.0)), 0, 4))
         before = [p.detach().clone() for p in trainer.module.parameters()]
         trainer.advance(next(trainer.target.batches(0, 1)))
-        moved = torch.stack([(p - q).norm() for p, q in zip(trainer.module.parameters(), before, strict=True)]).norm()
+        after = [p.detach() for p in trainer.module.parameters()]
+        moved = torch.stack([(p - q).norm() for p, q in zip(after, before, strict=True)]).norm()
         found[clip] = float(moved)
     assert found[1e-3] == pytest.approx(1e-3 * float(trainer.factors[0]), rel=1e-3)
     assert found[0.0] > 10 * found[1e-3]

@@ -208,7 +208,7 @@ def test_a_search_on_a_task_of_ones_own_from_tuning_to_resuming(file, stepsmith)
     assert [line.split()[0] for line in looked.splitlines()] == [
         "shapes", "determinism", "validation", "gradient", "population", "cost"]  # fmt: skip
     tuned = stepsmith("tune", "my_task.py:Mine", "--quick", "--first", "4", "--workers", "0")
-    assert tuned.splitlines()[0].startswith(f"{file}:Mine: 4 horizons, 36 runs at each, 7,128 steps: about ")
+    assert tuned.splitlines()[0].startswith(f"{file}:Mine: 4 horizons, 32 runs at each, 6,480 steps: about ")
     assert "4 horizons in " in tuned.splitlines()[-1]
     Path("search.toml").write_text("round = 4\npopulation = 8\ntournament = 3\n")
     search = ("search", "--config", "search.toml", "--task", "my_task.py:Mine", "--steps", "300", "--workers", "0")

@@ -31,9 +31,8 @@ def trainer(goal, rule):
 # --- the model ----------------------------------------------------------------------------------------------
 
 
-def test_fingerprints_of_standard_targets_stay():
-    assert target("gpt-60k").fingerprint() == "0d271c253d72"
-    assert target("llama-100k-qk").fingerprint() == "91f432308072"
+def test_a_fingerprint_tells_the_parametrisation_and_standard_targets_do_not_speak_of_it():
+    assert "base_width" not in str(target("gpt-60k").module(0))
     assert target("gpt-100k@128").fingerprint() != at_width(target("gpt-100k"), 128, mup=False).fingerprint()
 
 
