@@ -1,4 +1,4 @@
-"""A byte GPT of 0.6M parameters on one epoch of the speeches, with tuned AdamW: python benchmarks/byte_gpt.py [--workers N]
+"""A byte GPT of 0.6M parameters, one epoch of the speeches, tuned AdamW: python benchmarks/byte_gpt.py [--workers N]
 
 AdamW begins with what was tuned on gpt-100k, and descends in runs of a sixteenth of the data; then one run reads every
 window once. Finished runs are lines of benchmarks/results/targets/gpt-600k.jsonl, from which the same command goes on.
@@ -21,7 +21,7 @@ from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.training import Training
 
 RECORD = Path(__file__).parent / "results" / "targets" / "gpt-600k.jsonl"
-BUDGET = Budget(1, 0, 0, 8, 1, PICKING[:1])
+BUDGET = Budget(1, 0, 0, 4, 1, PICKING[:1])
 #: What `stepsmith validate` chose for AdamW on gpt-100k at half of its data.
 NEAR: Settings = {
     "lr": 0.004, "beta1": 0.85, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "schedule.warmup": 0.1,
@@ -41,8 +41,8 @@ def main() -> None:
         epoch = pool.target.data.epoch(pool.target.batch)
         [result] = pool.results([Training(settled.run, FINAL, epoch, final=True)])
         assert result.test is not None
-        print(f"one epoch, {epoch} steps: {pool.target.bits_per_byte(result.test):.3f} bits a byte on speeches that nothing "
-              f"was chosen on, {result.seconds:.0f} s")  # fmt: skip
+        bits = pool.target.bits_per_byte(result.test)
+        print(f"one epoch, {epoch} steps: {bits:.3f} bits a byte on unseen speeches, {result.seconds:.0f} s")
 
 
 if __name__ == "__main__":
