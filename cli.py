@@ -286,6 +286,8 @@ def validate_(
     goals = [part.strip() for part in target.split(",") if part.strip()]
     if folder is not None and len(goals) > 1:
         raise ConfigError("--out is the folder of one target; leave it out, and each has its own")
+    if not goals:
+        raise ConfigError("--target names what is trained, such as gpt-100k; stepsmith list shows what there is")
     count = _training_workers(workers, device)
     wanted = [Wanted(program, rivals, goal, text, preset, device, count) for goal in goals]
     for each in wanted:

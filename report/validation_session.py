@@ -51,7 +51,7 @@ class Wanted:
     def folder(self) -> Path:
         """Where it is kept unless a folder is named."""
         parts = (self.name, *self.against, self.target, Path(self.text).stem, self.preset)
-        return HOME / "-".join(_safe(part) for part in parts if part)
+        return HOME / "-".join(_safe(part) for part in dict.fromkeys(parts) if part)
 
     def programs(self) -> dict[str, Program]:
         """Contenders by what they are called; AdamW, the baseline, is one where it is what is validated."""
@@ -82,14 +82,12 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     wanted.check()
     programs, preset = wanted.programs(), PRESETS[wanted.preset]
     target = target_named(wanted.target, wanted.text)
+    _claim(folder or wanted.folder(), wanted, programs, target.fingerprint(), named=folder is not None)
     folder = folder or wanted.folder()
-    _claim(folder, wanted, programs, target.fingerprint())
     try:
         found = _with_progress(wanted, programs, preset, HOME / f"{_safe(target.name)}.jsonl", console)
     except KeyboardInterrupt:
-        say(
-            console, "interrupted: finished runs are kept, others have checkpoints; the same command goes on from there"
-        )
+        say(console, "interrupted: finished runs are kept; the same command goes on from there")
         sys.exit(130)
     write_page(found, folder)
     console.print(validation_table(found))
@@ -100,12 +98,15 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Non
     say(console, f"{folder}/report.html, {folder}/validation.json")
 
 
-def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], fingerprint: str) -> None:
-    """Marks a folder as this validation's; raises ValidationError where it is another's."""
+def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], fingerprint: str, named: bool) -> None:
+    """Marks a folder as this validation's; raises ValidationError where it was named and is another's.
+
+    A folder that has its name from us is taken over: the runs are in the record beside it.
+    """
     own = {"target": wanted.target, "data": fingerprint, "preset": wanted.preset, "device": wanted.device,
            "programs": {name: str(program) for name, program in programs.items()}}  # fmt: skip
     path = folder / "configuration.json"
-    if path.is_file():
+    if path.is_file() and named:
         try:
             there = json.loads(path.read_text("utf-8"))
         except ValueError:
@@ -113,7 +114,8 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], finger
         other = [key for key in own if own[key] != there.get(key)]
         if other:
             raise ValidationError(
-                f"{folder} holds a validation with another {' and '.join(other)}; name another folder with --out"
+                f"{folder} holds another validation, which differs in {' and '.join(other)}; name another folder with "
+                "--out, or leave it out"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,8 +125,10 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], finger
 def _with_progress(
     wanted: Wanted, programs: Mapping[str, Program], preset: Preset, record: Path, console: Console
 ) -> Validation:
+    lines = Record(record)
+    lines.claim()
     with clock(console) as ticking:
-        pool = TargetPool(wanted.target, Record(record), wanted.text, wanted.workers, wanted.device, ticking.ran)
+        pool = TargetPool(wanted.target, lines, wanted.text, wanted.workers, wanted.device, ticking.ran)
         with pool:
             steps = round(preset.sides(len(programs)) * pool.target.steps)
             ticking.expect(steps)

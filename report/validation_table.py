@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from ..evaluator.validation.power_law import HIGHEST, LOWEST
 from ..evaluator.validation.speedup import Comparison
 from ..evaluator.validation.validate import ADAMW, Contender, Outcome, Validation
 
@@ -46,7 +47,9 @@ def shown_speedup(compared: Comparison) -> str:
     """With its interval; + where it lies beyond AdamW's longest runs, - where there is none to read."""
     if compared.flat:
         return "-"
-    return f"{compared.speedup}{'+' if compared.extrapolated else ''}"
+    mean, low, high = compared.speedup.mean, compared.speedup.low, compared.speedup.high
+    ends = "<1/32" if low <= LOWEST else f"{low:.3f}", ">32" if high >= HIGHEST else f"{high:.3f}"
+    return f"{mean:.3f} ({'-'.join(ends)}){'+' if compared.extrapolated else ''}"
 
 
 def validation_table(found: Validation) -> Table:
@@ -55,11 +58,12 @@ def validation_table(found: Validation) -> Table:
         f"{found.target}, {found.preset}: speedup over tuned AdamW on the same seeds (95% interval)\n"
         "p: paired test, corrected for all contenders; step: time over AdamW's; state bytes: a parameter"
     )
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    shown = [name for name in COLUMNS if name not in _ON_PAGE_ALONE]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = [n for n in COLUMNS if n not in _ON_PAGE_ALONE and (n != "metric" or found.metric)]
     for name in shown:
-        label = found.metric if name == "metric" and found.metric else name
-        table.add_column(label, no_wrap=name in ("contender", "speedup"))
+        label = found.metric if name == "metric" else name
+        width = max([len(row[name]) for row in validation_rows(found)], default=1)  # numbers are never cut
+        table.add_column(label, overflow="fold", min_width=1 if name == "contender" else width)
     for row in validation_rows(found):
         table.add_row(*(row[name] for name in shown))
     return table

@@ -180,6 +180,15 @@ def test_a_damaged_line_is_named(tmp_path):
         Record(path)
 
 
+def test_a_line_whose_number_is_none_is_named(tmp_path):
+    path, goal = tmp_path / "r.jsonl", target("table-wine")
+    with Record(path) as record:
+        record.add(goal, wanted(), train_target(goal, wanted()))
+    path.write_text(re.sub(r'"validation": [0-9.]+', '"validation": "x"', path.read_text()))
+    with pytest.raises(RecordError, match=r"r\.jsonl:1: no line of a record .validation is 'x', and no number"):
+        Record(path)
+
+
 def test_a_final_run_answers_for_one_that_is_not(tmp_path):
     goal, record = target("table-wine"), Record(tmp_path / "r.jsonl")
     result = train_target(goal, wanted(final=True))
@@ -358,6 +367,7 @@ def test_the_command_validates_and_goes_on(small, tmp_path, monkeypatch):
         (["lion", "--against", "muno", "--target", "table-wine"], "did you mean 'muon'"),
         (["cosine", "--target", "table-wine"], "is a schedule"),
         (["lion", "--target", "table-wine,gpt-100"], "did you mean 'gpt-100k'"),
+        (["lion", "--target", ""], "--target names what is trained"),
         (["lion", "--target", "table-wine", "--device", "cuda"], "no CUDA device"),
     ],
 )
@@ -372,4 +382,4 @@ def test_a_folder_of_another_validation_is_refused(small, tmp_path):
     out = str(tmp_path / "here")
     assert run("lion", "--target", "table-wine", "--workers", "0", "--out", out).exit_code == 0
     other = run("momentum", "--target", "table-wine", "--workers", "0", "--out", out)
-    assert "holds a validation with another programs; name another folder" in str(other.exception)
+    assert "holds another validation, which differs in programs; name another folder" in str(other.exception)

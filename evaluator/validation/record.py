@@ -134,10 +134,21 @@ class Record:
             training = Training(run, held["seed"], held["steps"], held["final"])
             names = Result.__dataclass_fields__
             result = Result(**{name: held[name] for name in names})
-            result.curve = [(point[0], point[1], point[2]) for point in result.curve]
+            result.curve = [(int(step), float(one), float(two)) for step, one, two in result.curve]
+            for name in ("validation", "start", "seconds", "optimizer_seconds"):
+                setattr(result, name, _number(name, held[name]))
+            for name in ("test", "metric"):
+                setattr(result, name, None if held[name] is None else _number(name, held[name]))
             return Row(held["key"], held["target"], held["fingerprint"], training, result, held["machine"])
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise RecordError(f"{self.path}:{number}: no line of a record ({error}); take it out to go on") from None
+            lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise RecordError(f"{self.path}:{number}: no line of a record ({lacks}); take it out to go on") from None
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}, and no number")
+    return float(value)
 
 
 def _kind(device: str) -> str:

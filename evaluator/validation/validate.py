@@ -287,7 +287,8 @@ def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) 
         "the intervals, over seeds and fit, do not hold."
     )
     outcomes = [outcome for c in rivals for outcome in c.outcomes.values()]
-    if widths := [o.comparison.gap.high - o.comparison.gap.mean for o in outcomes]:
+    widths = [o.comparison.gap.high - o.comparison.gap.mean for o in outcomes]
+    if max(widths, default=0.0) > 0:
         said.append(
             f"{preset.seeds} paired seeds: gaps of less than about {max(widths):.4f} nats would not be told from none."
         )
