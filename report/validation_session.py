@@ -76,14 +76,15 @@ def _safe(name: str) -> str:
 def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> None:
     """Validates, writes `validation.json` and `report.html`, and prints the table; exits with 130 when interrupted.
 
+    `wanted.check()` comes first, for all that is wanted, so that nothing waits for hours to be refused.
+
     Raises:
         ValidationError, TaskError, ProgramError, TargetTooLarge: In one line.
     """
-    wanted.check()
     programs, preset = wanted.programs(), PRESETS[wanted.preset]
     target = target_named(wanted.target, wanted.text)
-    _claim(folder or wanted.folder(), wanted, programs, target.fingerprint(), named=folder is not None)
-    folder = folder or wanted.folder()
+    named, folder = folder is not None, folder or wanted.folder()
+    _claim(folder, wanted, programs, target.fingerprint(), named)
     try:
         found = _with_progress(wanted, programs, preset, HOME / f"{_safe(target.name)}.jsonl", console)
     except KeyboardInterrupt:

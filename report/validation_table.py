@@ -59,11 +59,12 @@ def validation_table(found: Validation) -> Table:
         "p: paired test, corrected for all contenders; step: time over AdamW's; state bytes: a parameter"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    rows = validation_rows(found)
     shown = [n for n in COLUMNS if n not in _ON_PAGE_ALONE and (n != "metric" or found.metric)]
     for name in shown:
         label = found.metric if name == "metric" else name
-        width = max([len(row[name]) for row in validation_rows(found)], default=1)  # numbers are never cut
+        width = max([len(row[name]) for row in rows], default=1)  # numbers are never cut
         table.add_column(label, overflow="fold", min_width=1 if name == "contender" else width)
-    for row in validation_rows(found):
+    for row in rows:
         table.add_row(*(row[name] for name in shown))
     return table
