@@ -17,6 +17,7 @@ from ..dsl.program import Const
 from ..dsl.simplify import TooLarge, normalised
 from ..dsl.transforms import SCALES, cautious
 from .catalogue import entries, load
+from .families import Family, families
 
 EQUAL, SCALED, CONSTANTS, BEHAVIOUR, NEAREST = (
     "equal", "equal up to scale", "with other constants", "like on the probe", "nearest",
@@ -27,11 +28,15 @@ _FEW = 8  # constants that are named when they differ
 
 @dataclass(frozen=True)
 class Identity:
-    """How a program relates to a known rule: `how` is one of the five, `detail` the difference."""
+    """How a program relates to a known rule: `how` is one of the five, `detail` the difference.
+
+    `families` are those of `families`, which a rule may belong to that is no known one.
+    """
 
     how: str
     rule: str
     detail: str = ""
+    families: tuple[Family, ...] = ()
 
     def __str__(self) -> str:
         said = {
@@ -41,7 +46,9 @@ class Identity:
             BEHAVIOUR: f"behaves like {self.rule} on the probe",
             NEAREST: f"nothing known; nearest {self.rule}" if self.rule else "nothing known",
         }[self.how]
-        return f"{said}: {self.detail}" if self.detail else said
+        said = f"{said}: {self.detail}" if self.detail else said
+        news = self.families if self.how in (BEHAVIOUR, NEAREST) else ()
+        return "; ".join([*(f"of the {family}" for family in news), said])
 
 
 def identify(program: Program) -> Identity:
@@ -49,18 +56,25 @@ def identify(program: Program) -> Identity:
 
     Equal to a catalogued rule or its cautious variants, at any peak learning rate, by `key`; equal times a
     constant, by `key`; of its canonical form with other constants; alike on the probe; or the rule whose updates on
-    the probe point most nearly the same way.
+    the probe point most nearly the same way. Beside it the families to which the rule belongs.
 
     >>> print(identify(Program.parse("def f(w, g, m, lr):\n  m = 0.9 * m + g\n  return lr * m / sqrt(m * m), m")))
     signum
     >>> print(identify(Program.parse("def f(w, g, m, lr):\n  u = sign(interp(g, m, 0.95))\n"
     ...                              "  return lr * u, interp(g, m, 0.98)")))
     lion with other constants: 0.95 for 0.9, 0.98 for 0.99
+    >>> masked = "def f(w, g, m, lr):\n  m = interp(g, m, 0.9)\n  return lr * (m + abs(m) * sign(g)), m"
+    >>> print(identify(Program.parse(masked)))  # doctest: +ELLIPSIS
+    of the cautious family (updates against the gradient at 0, without decay); nothing known; nearest ...
     """
     if not isinstance(program, Program):
         raise TypeError(f"identify takes a Program, not {program!r}; load it first: stepsmith.load(...)")
     if program.schedule:
         return _schedule(program)
+    return replace(_known_as(program), families=families(program))
+
+
+def _known_as(program: Program) -> Identity:
     name = key(program)
     same = [rule for rule in _known() if rule.name == name]
     for rule in same:

@@ -1,0 +1,109 @@
+"""Families: what a program does in one step tells them, however it is written, and rules beside them are none."""
+
+import numpy as np
+import pytest
+
+from stepsmith.discovered import entries, identify, load
+from stepsmith.discovered.families import families
+from stepsmith.dsl import Program
+from stepsmith.dsl.transforms import SCALES, cautious
+
+
+def named(program):
+    return [family.name for family in families(program)]
+
+
+def rule(update, *states, header="m, lr"):
+    """A rule of one state, from lines of its body."""
+    *lines, last = update.split("; ")
+    body = "".join(f"  {line}\n" for line in lines)
+    return Program.parse(f"def f(w, g, {header}):\n{body}  return lr * ({last}), {', '.join(states)}")
+
+
+LION = {
+    "written otherwise": rule("sign(g + 3 * m)", "0.9 * m + g"),
+    "clipped": rule("g = clip(g, 0.1); sign(interp(g, m, 0.7))", "interp(g, m, 0.95)"),
+    "clipped always": rule("g = clip(g, 1e-6); sign(interp(g, m, 0.7))", "interp(g, m, 0.95)"),
+    "with decay": rule("sign(interp(g, m, 0.9)) + 0.1 * w", "interp(g, m, 0.99)"),
+    "with decay that fades": rule("sign(interp(g, m, 0.9)) + 0.1 ** t * w", "interp(g, m, 0.99)", header="m, lr, t"),
+    "by its root": rule("u = interp(g, m, 0.9); u / sqrt(u * u)", "interp(g, m, 0.99)"),
+    "slower in the sign": rule("sign(interp(g, m, 0.99))", "interp(g, m, 0.8)"),
+    "negative momentum": rule("sign(g - 2 * m)", "0.9 * m - g"),
+}
+NO_LION = {
+    "one rate": rule("m = interp(g, m, 0.9); sign(m)", "m"),
+    "Nesterov's, one rate": rule("sign(interp(g, m, 0.9))", "interp(g, m, 0.9)"),
+    "no sign": rule("interp(g, m, 0.9)", "interp(g, m, 0.99)"),
+    "a soft sign": rule("tanh(interp(g, m, 0.9))", "interp(g, m, 0.99)"),
+    "sign of an average of signs": rule("sign(interp(sign(g), m, 0.9))", "interp(g, m, 0.99)"),
+    "an average of signs": rule("sign(interp(g, m, 0.9))", "interp(sign(g), m, 0.99)"),
+    "momentum against the gradient": rule("sign(g - m)", "interp(g, m, 0.99)"),
+    "a state that grows": rule("sign(g + m)", "1.1 * m + g"),
+    "no momentum": rule("sign(g)", "interp(g, m, 0.99)"),
+    "a mask": rule("u = sign(interp(g, m, 0.9)); u * (u * g > 0)", "interp(g, m, 0.99)"),
+}
+CAUTIOUS = {
+    "a sum of sizes": rule("m = interp(g, m, 0.9); m + abs(m) * sign(g)", "m"),
+    "a maximum": rule("m = interp(g, m, 0.9); max(m * g, 0) / g", "m"),
+    "damped": rule("m = interp(g, m, 0.9); m * (1.5 + sign(g * m))", "m"),
+    "a sum of signs": rule("m = interp(g, m, 0.9); sign(m) + sign(g)", "m"),
+    "with decay": rule("m = interp(g, m, 0.9); m * (m * g > 0) + 0.1 * w", "m"),
+    "by the momentum before": rule("n = m; m = interp(g, m, 0.9); m * (n * g > 0)", "m"),
+}  # fmt: skip
+NO_CAUTION = {
+    "momentum": rule("m = interp(g, m, 0.9); m", "m"),
+    "the gradient's sign": rule("m = interp(g, m, 0.9); abs(m) * sign(g)", "m"),
+    "bold": rule("m = interp(g, m, 0.9); m * (1.5 - sign(g * m))", "m"),
+    "a mask of its own": rule("m = interp(g, m, 0.9); m * (m > 0)", "m"),
+    "a mask over a tensor": rule("m = interp(g, m, 0.9); m * (dot(m, g) > 0)", "m"),
+    "hardly damped": rule("m = interp(g, m, 0.9); m * (1 + 0.01 * sign(g * m))", "m"),
+    "only for large gradients": rule("m = interp(g, m, 0.9); m * (m * g > -1e-6)", "m"),
+}
+
+
+@pytest.mark.parametrize("name", LION)
+def test_signs_of_interpolations_are_of_the_lion_family(name):
+    assert named(LION[name]) == ["lion"]
+
+
+@pytest.mark.parametrize("name", NO_LION)
+def test_rules_beside_lion_are_not_of_its_family(name):
+    assert "lion" not in named(NO_LION[name])
+
+
+@pytest.mark.parametrize("name", CAUTIOUS)
+def test_masks_where_signs_disagree_are_cautious(name):
+    assert named(CAUTIOUS[name]) == ["cautious"]
+
+
+@pytest.mark.parametrize("name", NO_CAUTION)
+def test_other_masks_are_not_cautious(name):
+    assert named(NO_CAUTION[name]) == []
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ["adamw", "lion", "momentum", "signum", "nadamw", "adabelief", "rmsprop"])
+def test_the_transform_makes_any_rule_cautious(name, scale):
+    made = cautious(load(name), scale)
+    assert named(made) == (["cautious"] if name != "rmsprop" else [])  # whose update has the gradient's sign anyway
+
+
+def test_no_other_catalogued_rule_belongs_to_a_family():
+    found = {entry.name: named(entry.program) for entry in entries()}
+    assert {name: of for name, of in found.items() if of} == {
+        "lion": ["lion"], "c_lion": ["cautious"], "c_adamw": ["cautious"],
+        "addsign": ["cautious"],  # a gradient whose sign is against its average counts nothing
+    }  # fmt: skip
+
+
+def test_the_two_rates_are_those_of_the_rule():
+    random = np.random.default_rng(0)
+    for inside, rate in random.uniform(0.05, 0.98, (20, 2)):
+        text = f"def f(w, g, m, lr):\n  u = sign(interp(g, m, {inside}))\n  return lr * u, interp(g, m, {rate})"
+        [family] = families(Program.parse(text))
+        assert family.detail.startswith(f"sign of an interpolation at {inside:.3g}, momentum at {rate:.3g}")
+
+
+def test_identify_says_the_family_of_what_is_no_known_rule():
+    assert str(identify(LION["clipped always"])).startswith("of the lion family (sign of an interpolation at 0.7, ")
+    assert identify(load("lion")).families and str(identify(load("lion"))) == "lion"
