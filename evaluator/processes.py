@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakSet
 
 from .executors import Report, Work, report_of
 from .fitness import Job, evaluate
@@ -26,6 +28,7 @@ class Processes:
 
     def __init__(self, workers: int, timeout: float = 600.0, work: Work = evaluate, memory: int | None = None) -> None:
         self.workers, self.timeout, self.work, self.memory = workers, timeout, work, memory
+        self.futures: WeakSet[Future[Report]] = WeakSet()
         self.pool = self._new_pool()
 
     def _new_pool(self) -> Any:
@@ -43,9 +46,10 @@ class Processes:
         """Queues the job. A pool breaks when a worker dies that had no job, and then makes way for a new one."""
         with _interrupts_blocked():
             if not self.pool.active:
-                self.close()
+                self._stop(BrokenProcessPool("a worker died that had no job"))
                 self.pool = self._new_pool()
             future: Future[Report] = self.pool.schedule(report_of, args=[self.work, job], timeout=self.timeout)
+        self.futures.add(future)
         return future
 
     def cancel(self, future: Future[Report]) -> None:
@@ -56,9 +60,17 @@ class Processes:
         return f"{self.workers} worker process{'es' if self.workers > 1 else ''}"
 
     def close(self) -> None:
-        """Kills the workers, running or not."""
+        """Kills the workers, running or not; their jobs end with CancelledError."""
+        self._stop(CancelledError())
+
+    def _stop(self, error: Exception) -> None:
+        """Stops the pool; jobs that it has not begun to look after it would leave open, and who waits for them too."""
         self.pool.stop()
         self.pool.join()
+        for future in list(self.futures):
+            if not future.done():
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
 
 
 def _start_tracker() -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,17 @@ def test_worker_processes_give_the_scores_of_this_process(processes, workers):
     assert [d.scores for d in done(processes(workers), *jobs)] == here
     assert here[0] == evaluate(JOB)
     assert all(s.fitness > LOWEST for scores in here for s in scores[:2])
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3, 2.0])
+def test_jobs_that_a_closed_pool_had_not_begun_end_too(after):
+    executor = Processes(1, work=hanging)
+    futures = [executor.submit(JOB) for _ in range(3)]
+    time.sleep(after)
+    executor.close()
+    ended, _ = wait(futures, timeout=5)
+    assert ended == set(futures)
+    assert all(future.exception() is not None for future in futures)
 
 
 def test_reports_name_the_worker_and_its_time(processes):
