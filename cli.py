@@ -1,4 +1,4 @@
-"""The command line: search, validate, funnel, tune, smoketest, inspect, simplify, export, list.
+"""The command line: what stepsmith can be told to do.
 
 Heavy libraries are imported when a command runs.
 """
@@ -327,10 +327,13 @@ def inspect(
     program: Annotated[str, typer.Argument(help=_PROGRAM)],
 ) -> None:
     """Show a program: text, cost, states, constants, dataflow."""
+    from .report.find_session import origin
     from .report.program import describe
     from .search.found import load_any
 
     print(describe(load_any(program)), end="")
+    for line in origin(program):
+        print(line)
 
 
 @app.command()
@@ -466,6 +469,42 @@ def export(
         form, suffix = ("LaTeX", ".tex") if to == "latex" else ("Python", ".py")
         raise ConfigError(f"{out} is a program's name, and this would write {form}; name a {suffix} file")
     _write(forms[to](rule), out, force)
+
+
+@app.command()
+def keep(
+    row: Annotated[str, typer.Argument(help="RUN:best, or RUN:CHILD.")],
+    name: Annotated[str, typer.Argument(help="What the find is to be called: small letters, digits and _.")],
+    about: Annotated[str, typer.Option(help="What the rule is, in one line.")],
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
+) -> None:
+    """Put a program of a run on the shelf of finds: simplified, scored as printed, with the record of its search."""
+    from rich.console import Console
+
+    from .evaluator.dispatcher import Dispatcher
+    from .evaluator.executors import default_workers, make_executor
+    from .report.find_session import run_keep
+
+    executor = make_executor(default_workers() if workers is None else workers)
+    run_keep(row, name, about, Dispatcher(executor), Console())
+
+
+@app.command()
+def replay(
+    name: Annotated[str, typer.Argument(help="A find; stepsmith list shows them.")],
+    folder: Annotated[Path | None, typer.Option("--out", help="Run folder [default: runs/replay-NAME].")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
+) -> None:
+    """Run a find's search again up to the find; with another version or machine, score the find again."""
+    from rich.console import Console
+
+    from .evaluator.dispatcher import Dispatcher
+    from .evaluator.executors import default_workers, make_executor
+    from .report.find_session import run_replay
+
+    executor = make_executor(default_workers() if workers is None else workers)
+    same = run_replay(name, folder or Path("runs", f"replay-{name}"), Dispatcher(executor), Console())
+    sys.exit(0 if same else 1)
 
 
 @app.command("list")

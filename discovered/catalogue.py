@@ -18,7 +18,7 @@ from ..dsl import Program, ProgramError, did_you_mean
 from ..dsl.cost import Cost, cost
 
 #: Folders of programs, in the order in which they are listed. Every name stands on one shelf only.
-SHELVES = ("zoo",)
+SHELVES = ("zoo", "found")
 SUFFIX = ".opt"
 
 _MAX_BYTES = 4_000_000  # the language's limit of a million characters, in the longest encoding

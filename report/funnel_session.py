@@ -75,8 +75,6 @@ def _folder(names: Sequence[str]) -> Path:
 
 
 def _candidates(name: str, count: int) -> list[Candidate]:
-    if name.startswith("runs/") and ":" not in name and not Path(name, "ledger.sqlite").is_file():
-        raise ValidationError(f"{name} is no run folder: it holds no ledger.sqlite; a search makes one")
     if not Path(name, "ledger.sqlite").is_file():
         return [Candidate(name, str(load_any(name)))]
     with Ledger.reading(Path(name)) as ledger:

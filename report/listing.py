@@ -15,6 +15,7 @@ from ..dsl.syntax import CALLABLE
 from ..evaluator.curve import NoCurve, curve_of
 from ..proxies import task, tasks
 from ..proxies.targets import targets
+from ..search.find import SHELF, read_find
 
 _INDENT = " " * 15
 
@@ -35,7 +36,12 @@ def listing() -> str:
 
 def _program(entry: Entry) -> str:
     kind = "schedule" if entry.program.schedule else f"{state(entry)} state"
-    return f"{entry.name:14} {kind:11} {entry.cost.statements:2} statements  {entry.description}"
+    scored = (
+        "".join(f"; {s.interval.mean:.2f} on {s.task}" for s in read_find(entry.name).scores[:1])
+        if entry.shelf == SHELF
+        else ""
+    )
+    return f"{entry.name:14} {kind:11} {entry.cost.statements:2} statements  {entry.description}{scored}"
 
 
 def state(entry: Entry) -> str:

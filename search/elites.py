@@ -20,11 +20,8 @@ from .ledger import Child
 from .population import Fold
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
-_HELD_OUT_FACTORS = (
-    0.5,
-    1.0,
-    2.0,
-)  # the learning rate may move once on a task of another size; picked, then frozen
+#: The learning rate may move once on a task of another size; picked, then frozen.
+HELD_OUT_FACTORS = (0.5, 1.0, 2.0)
 _PER_NICHE = 4
 _CANDIDATES = 20
 
@@ -130,7 +127,7 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
 def _held_out(dispatcher: Dispatcher, programs: list[Program], name: str, look: int) -> list[Score]:
     """Scores on a held-out task, at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)
-    moved = scores(dispatcher, programs, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
+    moved = scores(dispatcher, programs, Trial((name,), seeds=pick[:2], lr_factors=HELD_OUT_FACTORS))
     return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
 
 

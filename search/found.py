@@ -15,7 +15,7 @@ from ..dsl import Program, ProgramError, did_you_mean
 from ..dsl.errors import quoted
 from ..dsl.layout import comma_parts
 from ..dsl.transforms import TRANSFORMS
-from .ledger import Ledger, LedgerError
+from .ledger import Child, Ledger, LedgerError
 
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
@@ -57,24 +57,46 @@ def _of_run(name: str) -> Program:
     folder, colon, which = name.rpartition(":")
     if Path(name, "ledger.sqlite").is_file():
         raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {name}:best")
+    if Path(name).is_dir():
+        raise LedgerError(f"{name} is neither a program nor a run: it holds no ledger.sqlite; a search makes one")
+    if not colon and "/" in name and not name.endswith(SUFFIX) and not Path(name).exists():
+        raise LedgerError(f"there is neither a file nor a run {name}")
     if not colon or name.endswith(SUFFIX) or Path(name).exists():
         return load(name)
-    if not Path(folder).is_dir():
-        raise LedgerError(f"there is no run folder {folder}; a program of a run is RUN:best or RUN:CHILD")
     best = Path(folder, "best", "1.opt")
     if which == "best" and best.is_file():
         return load(str(best))
+    _, row = run_row(name)
+    return Program.parse(row.final or row.program)
+
+
+def run_row(name: str) -> tuple[Path, Child]:
+    """The run folder and the row that `RUN:best` or `RUN:CHILD` names; best is the first of the hall of fame.
+
+    Raises:
+        LedgerError: There is no such run or row.
+    """
+    folder, _, which = name.rpartition(":")
+    if not Path(folder).is_dir() or not folder:
+        raise LedgerError(f"there is no run folder {folder or name}; a program of a run is RUN:best or RUN:CHILD")
+    shown = _shown_row(Path(folder, "best", "1.opt")) if which == "best" else which
     with Ledger.reading(Path(folder)) as ledger:
-        if which == "best":
+        if shown is None:
             row = ledger.best()
             if row is None:
                 raise LedgerError(f"{folder}: no program has come through all stages yet")
         else:
-            row = ledger.child(int(which)) if which.isdecimal() else None
+            row = ledger.child(int(shown)) if shown.isdecimal() else None
             if row is None:
                 last = max(ledger.count() - 1, 0)
                 raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {last}")
-    return Program.parse(row.final or row.program)
+    return Path(folder), row
+
+
+def _shown_row(best: Path) -> str | None:
+    """The row whose program a file of the hall of fame says it is; None where there is no such file."""
+    noted = re.search(r"^# row: (\d+)$", best.read_text("utf-8"), re.MULTILINE) if best.is_file() else None
+    return noted[1] if noted else None
 
 
 def _transformed(transform: str, inside: str) -> Program:

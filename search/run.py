@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..dsl import Program
 from ..dsl.ops import SPACES
@@ -167,7 +169,8 @@ def create_run(folder: Path, config: SearchConfig, device: str = "cpu", starts: 
     """
     starts = check_run(config, device) if starts is None else starts
     texts = json.dumps([str(program) for program in starts])
-    return Ledger.create(folder, {"config": config.model_dump_json(), "starts": texts, **environment(config, device)})
+    meta = {"config": config.model_dump_json(), "starts": texts, "commit": commit(), **environment(config, device)}
+    return Ledger.create(folder, meta)
 
 
 def check_run(config: SearchConfig, device: str = "cpu", workers: int = 1) -> list[Program]:
@@ -209,7 +212,7 @@ def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, l
     ledger = Ledger.open(folder)
     try:
         meta = ledger.meta()
-        config = _stored_config(ledger.path, meta)
+        config = _config_of(ledger.path, meta)
         here = environment(config, device)
         for name in ("search_version", "ops"):
             if meta.get(name) != here[name]:
@@ -231,16 +234,35 @@ def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, l
     return ledger, config, changed
 
 
-def _stored_config(path: Path, meta: dict[str, str]) -> SearchConfig:
-    """The configuration of a run, whose start programs are stored beside it: their names may mean others now."""
+def stored_config(values: dict[str, Any]) -> SearchConfig:
+    """A configuration as it was stored, whose start programs are stored beside it: their names may mean others now."""
+    config = valid_config(values | {"start": ("adamw",)})
+    return config.model_copy(update={"start": tuple(values["start"])})
+
+
+def _config_of(path: Path, meta: dict[str, str]) -> SearchConfig:
     try:
-        values, _ = json.loads(meta["config"]), json.loads(meta["starts"])
-        config = valid_config(values | {"start": ("adamw",)})
-        return config.model_copy(update={"start": tuple(values["start"])})
+        json.loads(meta["starts"])
+        return stored_config(json.loads(meta["config"]))
     except ConfigError as error:
         raise LedgerError(f"{path}: its configuration does not hold here: {error}") from None
     except (KeyError, TypeError, ValueError):
         raise LedgerError(f"{path}: its configuration cannot be read by this version") from None
+
+
+def commit() -> str:
+    """The commit of the code, with a + where files differ from it; "" where this is no checkout."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel").strip()) != root.resolve():
+            return ""  # a package inside somebody's repository
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def environment(config: SearchConfig, device: str = "cpu") -> dict[str, str]:

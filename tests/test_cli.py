@@ -327,6 +327,9 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     no_run = "; a program of a run is RUN:best or RUN:CHILD"
     assert fails("inspect", "runs/9:best") == f"there is no run folder runs/9{no_run}"
     assert fails("inspect", "runs/1:best:2") == f"there is no run folder runs/1:best{no_run}"
+    assert fails("inspect", "runs/9") == "there is neither a file nor a run runs/9"
+    Path("empty").mkdir()
+    assert fails("funnel", "empty").startswith("empty is neither a program nor a run: it holds no ledger.sqlite")
     assert fails("inspect", "cautious(lion") == "'cautious(lion': a ) is missing at the end"
     assert fails("inspect", "cautious(clip(lion)") == "'clip(lion': a ) is missing at the end"
 

@@ -1,0 +1,168 @@
+"""From a run's row to the shelf: the record, the printed program's score, and replays that give the same row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
+from stepsmith.report import find_session
+from stepsmith.search import find as finds
+from stepsmith.search import replay as replays
+from stepsmith.search.find import FindError, keep, measured, read_find
+from stepsmith.search.ledger import Ledger, LedgerError
+from stepsmith.search.replay import differences, replay
+from stepsmith.search.run import commit
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import environment, search, small
+
+
+def dispatcher():
+    return Dispatcher(Inline())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished search."""
+    folder = tmp_path_factory.mktemp("home")
+    search(folder / "run", small(folder))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def best(run):
+    with Ledger.reading(run) as ledger:
+        return ledger.best()
+
+
+@pytest.fixture(scope="module")
+def shelf(run, best, tmp_path_factory):
+    """A shelf with that search's best as `swift`."""
+    folder = tmp_path_factory.mktemp("shelf")
+    keep(run, best.child, "swift", "Momentum, faster.", dispatcher(), folder)
+    return folder
+
+
+@pytest.fixture
+def own_shelf(shelf, monkeypatch):
+    monkeypatch.setattr(finds, "shelf", lambda: shelf)
+    monkeypatch.setattr(find_session, "load", lambda name: load(shelf / f"{name}.opt"))
+
+
+def test_a_find_has_its_whole_way_from_the_start_program(shelf, best):
+    found = read_find("swift", shelf)
+    assert (found.child, found.fitness, found.commit) == (best.child, best.fitness, commit())
+    first, last = found.lineage[0], found.lineage[-1]
+    assert (first.child, first.edit, last.child, last.program) == (0, "start", best.child, best.program)
+    assert Program.parse(found.starts[0]) == Program.parse(first.program)
+    assert all(one.child < two.child for one, two in zip(found.lineage, found.lineage[1:], strict=False))
+    assert best.steps < found.steps and found.children == best.child + 1
+
+
+def test_its_text_says_what_it_is_and_where_it_is_from(shelf, best):
+    program = load(shelf / "swift.opt")
+    assert program.name == "swift"
+    assert program.doc.startswith(f"Momentum, faster.\nSource: Stepsmith's search, seed 0, row {best.child}")
+    assert len(program.statements) <= len(Program.parse(best.final).statements)
+
+
+def test_the_printed_program_gives_the_recorded_score_in_a_fresh_process(shelf):
+    code = """
+import sys
+from pathlib import Path
+from stepsmith.discovered import load
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
+from stepsmith.search.find import measured, read_find
+found = read_find("swift", Path(sys.argv[1]))
+print(measured(load(Path(sys.argv[1]) / "swift.opt"), found.config, Dispatcher(Inline())) == found.scores)
+"""
+    run = [sys.executable, "-c", code, str(shelf)]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout == "True\n"
+
+
+def test_scores_are_on_seeds_that_no_search_and_no_rescoring_uses(shelf):
+    [scored] = read_find("swift", shelf).scores
+    assert scored.task == "quadratic" and len(scored.seeds) == len(scored.speedups) == 24
+    assert min(scored.seeds) == 600_000  # re-scorings begin at 601,000, stages at 1,000
+    assert scored.interval.low < scored.interval.mean < scored.interval.high
+
+
+def test_a_replay_makes_the_same_row(shelf, tmp_path):
+    found = read_find("swift", shelf)
+    again = replay(found, tmp_path / "again", dispatcher())
+    assert again.same_program and again.same_fitness
+    assert (again.row.child, again.row.fitness) == (found.child, found.fitness)
+    with Ledger.reading(tmp_path / "again") as ledger:
+        assert ledger.count() < found.children + 200  # it ends there
+
+
+def test_a_replay_that_gives_another_row_says_so(shelf, tmp_path, monkeypatch, own_shelf):
+    found = read_find("swift", shelf)
+    other = found.model_copy(update={"fitness": found.fitness + 1e-9})
+    monkeypatch.setattr(find_session, "read_find", lambda name: other)
+    console = Console(record=True, width=200)
+    assert not find_session.run_replay("swift", tmp_path / "r", dispatcher(), console)
+    assert f"the same program, fitness {found.fitness!r}, recorded {other.fitness!r}" in console.export_text()
+
+
+def test_on_another_version_it_names_the_commit_and_scores_again(shelf, tmp_path, monkeypatch, own_shelf):
+    monkeypatch.setattr("stepsmith.search.run.SEARCH_VERSION", 99)
+    found = read_find("swift", shelf)
+    assert list(differences(found)) == ["search_version"]
+    with pytest.raises(FindError, match=r"its search_version differ here; git checkout \w{12}"):
+        replay(found, tmp_path / "run", dispatcher())
+    console = Console(record=True, width=200)
+    assert find_session.run_replay("swift", tmp_path / "run", dispatcher(), console)
+    said = console.export_text()
+    assert "99 here" in said and f"git checkout {found.commit[:12]}" in said
+    assert "quadratic: recorded" in said and "the same on every seed" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_changes_that_were_not_committed_are_said(shelf):
+    found = read_find("swift", shelf)
+    assert "changes that were not committed" in replays.where(found.model_copy(update={"commit": "0123456789abcd+"}))
+    assert "not recorded" in replays.where(found.model_copy(update={"commit": ""}))
+
+
+def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
+    def refused(child, name):
+        with pytest.raises((FindError, LedgerError)) as error:
+            keep(run, child, name, "", dispatcher(), tmp_path)
+        assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+        return str(error.value)
+
+    assert refused(3, "Swift!") == "'Swift!' is no name for a find: small letters, digits and _, as in fading_adamw"
+    assert refused(3, "lion") == "'lion' is on the shelf already; choose another name"
+    assert "no child 999999; write a number from 0 to " in refused(999_999, "swift")
+    with Ledger.reading(run) as ledger:
+        dropped = next(row.child for row in ledger.children() if row.fitness is None)
+    assert "has no fitness: it was dropped on the way" in refused(dropped, "swift")
+    with pytest.raises(FindError, match="there is no find 'swfit'; on the shelf: swift"):
+        read_find("swfit", shelf)
+    damaged = json.loads((shelf / "swift.json").read_text()) | {"child": "x"}
+    (tmp_path / "swift.json").write_text(json.dumps(damaged))
+    with pytest.raises(FindError, match=r"swift.json cannot be read .*; put back the file as it was committed"):
+        read_find("swift", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", finds.finds())
+def test_every_find_on_the_shelf_gives_its_recorded_scores(name):
+    found = read_find(name)
+    here = differences(found)
+    if changed := [what for what in here if what not in replays.BREEDS]:
+        pytest.skip(f"{name} was scored with another {' and '.join(changed)}")
+    assert measured(load(name), found.config, dispatcher()) == found.scores
