@@ -24,8 +24,9 @@ def descend(
     """Moves one setting after another to its better neighbour while that lowers the loss by more than `accepted`.
 
     A number's neighbours are twice and half of it (of a rate, of 1 minus it), so that no best value lies on an edge: a
-    move that was accepted is repeated from where it led. When a round over all settings accepts nothing, the factor
-    between neighbours becomes its square root. Ends when `runs` runs were taken, or neighbours are 5% apart.
+    move that was accepted is repeated from where it led with the factor squared, then with the factor itself. When a
+    round over all settings accepts nothing, the factor between neighbours becomes its square root. Ends when `runs`
+    runs were taken, or neighbours are 5% apart.
 
     Args:
         start: Settings to begin with.
@@ -43,7 +44,7 @@ def descend(
     >>> from .settings import Range
     >>> tried = descend({"lr": 1.0, "beta": 0.9}, 49.0, bowl, {"lr": Range(1, 2), "beta": Range(0.1, 0.2, True)}, 40)
     >>> len(tried), min(tried, key=lambda pair: pair[0])[1]["lr"]
-    (22, 8.0)
+    (23, 8.0)
     """
     walk = _Walk(start, loss, measure, ranges, runs, accepted)
     while walk.left:
@@ -76,14 +77,18 @@ class _Walk:
 
     def along(self, name: str) -> None:
         """Tries both neighbours of a setting, and goes on in the direction that is accepted."""
-        sides = [s for way in (1, -1) if (s := self._neighbour(name, way)) is not None]
+        sides = [s for way in (1, -1) if (s := self._neighbour(name, way, self.factor)) is not None]
         direction = self._step(sides)
+        factor = self.factor**2  # a best value far away is worth few runs
         while direction is not None and self.left:
-            further = self._neighbour(name, direction)
-            direction = self._step([(direction, further[1])] if further else [])
+            further = self._neighbour(name, direction, factor)
+            if self._step([further] if further else []) is None:
+                if factor == self.factor:
+                    return
+                factor = self.factor
 
-    def _neighbour(self, name: str, way: int) -> tuple[int, Settings] | None:
-        value = moved(self.best[name], name, way, self.factor, self.ranges.get(name))
+    def _neighbour(self, name: str, way: int, factor: float) -> tuple[int, Settings] | None:
+        value = moved(self.best[name], name, way, factor, self.ranges.get(name))
         near = {**self.best, name: value}
         return None if value == self.best[name] or _frozen(near) in self.known else (way, near)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..discovered import load
 from ..proxies import Task, TaskError, tasks
+from ..proxies.whole_file import replace_file
 from .curve import HORIZONS, Curve, Point, curve_path, dump, stored_curve
 from .run_pool import RunPool
 from .settings import Settings, settings_of
@@ -109,6 +109,4 @@ def _write(task: Task, points: dict[int, Point]) -> None:
     path = curve_path(task)
     curve = Curve(task.name.rpartition("/")[2], task.fingerprint(), tuple(points[steps] for steps in sorted(points)))
     path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f"{path.name}.part")
-    beside.write_text(dump(curve), "utf-8")
-    os.replace(beside, path)  # whole or not at all
+    replace_file(path, dump(curve))

@@ -21,6 +21,7 @@ from .run_pool import RunPool
 from .settings import ADAMW_RANGES, Ranges, Settings, as_run, draw, nudge
 from .train import Run
 
+SHORTER = 4  # a short run's horizon is the horizon over this (a rung of successive halving)
 PICK_SEEDS = tuple(range(9_000, 9_004))
 SHOWN_SEEDS = tuple(range(9_100, 9_108))
 
@@ -35,9 +36,17 @@ class Budget:
     descent: int = 0  # coordinate descent from the best so far, one seed
     finalists: int = 12  # run again on the picking seeds but the first, which chose them
     seeds: tuple[int, ...] = PICK_SEEDS
+    short: int = 0  # joint random draws in short runs, of which the best are the first
 
     def runs(self) -> int:
-        """Runs in all."""
+        """Runs in all, the short ones too."""
+        return self.short + self._whole()
+
+    def cost(self) -> float:
+        """Its steps, in runs of the horizon."""
+        return self.short / SHORTER + self._whole()
+
+    def _whole(self) -> int:
         return self.first + self.rounds * self.each + self.descent + self.finalists * len(self.seeds[1:])
 
 
@@ -67,24 +76,27 @@ def pick(
         steps: The horizon.
         random: Draws.
         budget: Runs.
-        near: Good settings, as of a neighbouring horizon; they come first, and half of the first draws are nudges of
-            these.
+        near: Good settings, as of a neighbouring horizon; they come first, and half of the draws are nudges of these.
         ranges: Of the program's hyperparameters, see `ranges_of`.
         tell: Is told of progress, a line each.
     """
     tried: list[tuple[float, Settings]] = []
     runs = 0
 
-    def measure(settings: Sequence[Settings], *seeds: int) -> list[list[float]]:
+    def measure(settings: Sequence[Settings], *seeds: int, steps: int = steps) -> list[list[float]]:
         nonlocal runs
         runs += len(settings) * len(seeds)
         return pool.losses([([as_run(program, s) for s in settings], seed) for seed in seeds], steps)
 
+    seed, draws = budget.seeds[0], max(budget.short, budget.first)
     near = near[: budget.first]
-    known = [nudge(near[i % len(near)], random, ranges=ranges) for i in range(budget.first // 2)] if near else []
-    first = [*near, *known[: budget.first - len(near)]]
-    first += [draw(random, ranges) for _ in range(budget.first - len(first))]
-    seed = budget.seeds[0]
+    known = [nudge(near[i % len(near)], random, ranges=ranges) for i in range(draws // 2)] if near else []
+    first = [*near, *known[: draws - len(near)]]
+    first += [draw(random, ranges) for _ in range(draws - len(first))]
+    if budget.short:
+        ranks = np.argsort(measure(first, seed, steps=max(1, steps // SHORTER))[0], kind="stable")
+        best_short = [first[i] for i in ranks if i >= len(near)]
+        first = [*near, *best_short[: budget.first - len(near)]]
     tried += zip(measure(first, seed)[0], first, strict=True)
     for number in range(budget.rounds):
         best = [s for _, s in sorted(tried, key=lambda pair: pair[0])[: 8 >> number]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from ..proxies.whole_file import replace_file
 from ..search.elites import Elite, pareto
 
 _TITLE = (
@@ -55,11 +55,11 @@ def write_elites(folder: Path, elites: Sequence[Elite]) -> None:
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["#"])
     writer.writeheader()
     writer.writerows(rows)
-    _replace(folder / "hall_of_fame.csv", text.getvalue())
+    replace_file(folder / "hall_of_fame.csv", text.getvalue())
     (folder / "best").mkdir(exist_ok=True)
     for number, (elite, row) in enumerate(zip(elites, rows, strict=True), 1):
         note = "".join(f"# {name}: {value}\n" for name, value in row.items() if value)
-        _replace(folder / "best" / f"{number}.opt", note + _without_doc(elite.program))
+        replace_file(folder / "best" / f"{number}.opt", note + _without_doc(elite.program))
     for old in (folder / "best").glob("*.opt"):
         if not old.stem.isdecimal() or int(old.stem) > len(elites):
             old.unlink()
@@ -67,10 +67,3 @@ def write_elites(folder: Path, elites: Sequence[Elite]) -> None:
 
 def _without_doc(text: str) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes beside and renames: a reader never sees half a file."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, "utf-8")
-    os.replace(beside, path)

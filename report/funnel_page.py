@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..evaluator.statistics import Interval
 from ..evaluator.validation.funnel import Funnel, Journey, Stage
-from .validation_page import replace_file
+from ..proxies.whole_file import replace_file
 from .validation_plots import INK, drawing, svg_of
 
 if TYPE_CHECKING:

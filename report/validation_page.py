@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..evaluator.statistics import Interval
 from ..evaluator.validation.power_law import HIGHEST, LOWEST, PowerLaw
 from ..evaluator.validation.protocol import PICKING
 from ..evaluator.validation.validate import ADAMW, LEVEL, Contender, Frozen, Outcome, Validation
+from ..proxies.whole_file import replace_file
 from .validation_plots import INK, came_to_nothing, looks, plots, ratios, wall_clock
 from .validation_table import COLUMNS, validation_rows
 
@@ -245,10 +245,3 @@ def _model() -> type[RootModel[Validation]]:
         model_config = ConfigDict(ser_json_inf_nan="strings")  # otherwise null, which is no number when read again
 
     return Whole
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, "utf-8")
-    os.replace(beside, path)

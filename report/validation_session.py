@@ -20,10 +20,11 @@ from ..evaluator.validation.record import Record
 from ..evaluator.validation.training import check_trainable
 from ..evaluator.validation.validate import Validation, validate
 from ..proxies.targets import target as target_named
+from ..proxies.whole_file import replace_file
 from ..search.found import load_any
 from .progress import clock
 from .session import say
-from .validation_page import headlines, replace_file, write_page
+from .validation_page import headlines, write_page
 from .validation_table import validation_table
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -13,9 +14,10 @@ import stepsmith as ss
 from stepsmith import cli
 from stepsmith.dsl import ProgramError
 from stepsmith.evaluator.descent import descend, moved
+from stepsmith.evaluator.json_lines import RecordError
 from stepsmith.evaluator.settings import Range
 from stepsmith.evaluator.train import Run
-from stepsmith.evaluator.tune import Budget
+from stepsmith.evaluator.tune import Budget, pick
 from stepsmith.evaluator.validation import pool as pools
 from stepsmith.evaluator.validation.funnel import SCREEN
 from stepsmith.evaluator.validation.pool import TargetPool
@@ -28,8 +30,9 @@ from stepsmith.evaluator.validation.protocol import (
     settle,
     side_by_side,
     working_peak,
+    written,
 )
-from stepsmith.evaluator.validation.record import Record, RecordError, key_of
+from stepsmith.evaluator.validation.record import Record, key_of
 from stepsmith.evaluator.validation.training import Training, train_target
 from stepsmith.evaluator.validation.validate import validate
 from stepsmith.proxies.targets import target
@@ -66,6 +69,37 @@ def test_descent_has_no_edges():
     loss, best = min(tried, key=lambda pair: pair[0])
     assert (best["lr"], round(best["beta"], 4)) == (64.0, 0.9875)
     assert loss < 1e-9
+
+
+def test_descent_reaches_what_is_far_in_few_runs():
+    start = {"lr": 1.0, "beta": 0.9875}
+    tried = descend(start, bowl([start])[0], bowl, {"lr": Range(0.5, 2.0)}, 60)
+    assert [s["lr"] for _, s in tried[:6]] == [2.0, 0.5, 8.0, 32.0, 128.0, 64.0]
+
+
+class Written:
+    """A pool that writes down what it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def losses(self, wanted, steps):
+        self.asked += [(steps, runs, seed) for runs, seed in wanted]
+        return [[abs(math.log2(run.program.peak) + 9) for run in runs] for runs, _ in wanted]
+
+
+def test_short_runs_say_which_draws_are_run_whole():
+    pool, sgd, budget = Written(), ss.load("sgd"), Budget(4, 0, 0, 0, 1, PICKING[:1], short=20)
+    known = written(sgd, 1.0, 0.0, "linear")
+    best, runs = pick(pool, sgd, 80, np.random.default_rng(0), budget, [known], {"lr": Range(1e-4, 1.0)})
+    (short, draws, _), (whole, kept, _) = pool.asked
+    assert (short, len(draws), whole, len(kept)) == (20, 20, 80, 4)
+    assert runs == budget.runs() == 24
+    assert budget.cost() == 9
+    far = [abs(math.log2(run.program.peak) + 9) for run in draws[1:]]
+    assert [abs(math.log2(run.program.peak) + 9) for run in kept[1:]] == sorted(far)[:3]
+    assert kept[0].program.peak == 1.0  # what is known is run whole, however its short run ends
+    assert abs(math.log2(best[0]["lr"]) + 9) == min(far)
 
 
 def test_descent_accepts_nothing_below_its_step():
@@ -158,7 +192,7 @@ def test_one_process_at_a_time_adds_to_a_record_and_what_others_added_is_read(tm
     one, two = Record(path), Record(path)
     with one:
         one.add(goal, wanted(1e-3), train_target(goal, wanted(1e-3)))
-        with pytest.raises(RecordError, match="another validation is writing to"):
+        with pytest.raises(RecordError, match="another process is writing to"):
             two.add(goal, wanted(2e-3), train_target(goal, wanted(2e-3)))
     with two:
         two.add(goal, wanted(2e-3), train_target(goal, wanted(2e-3)))

@@ -81,7 +81,7 @@ def _slope(change: Mapping[int, float]) -> float:
 
 def _changes(target: Target, program: Program, steps: int, size: int, seed: int) -> dict[str, float]:
     """Kind -> mean square of the change, on the first validation batch."""
-    run = Run(program, warmup=0.0, decay="constant_linear")
+    run = Run(program, warmup=0.0, decay="constant_linear")  # a longer run's beginning: the rate stays at its peak
     trainer = Trainer(target, Training(run, seed, 10 * steps))
     shown = target.validation()[0]
     before = _activations(trainer.module, shown)

@@ -20,7 +20,8 @@ from .validate import ADAMW, Frozen, validate
 #: What a stage trains for each program. It compares on seeds and documents that no later validation is judged by.
 SCREEN = Preset(
     1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2),
-    Budget(8, 0, 0, 8, 2, PICKING[:2]), Budget(1, 0, 0, 4, 1, PICKING[:1]), 4, 2, first_seed=9_200, held_out=False,
+    Budget(3, 0, 0, 9, 2, PICKING[:2], short=16), Budget(1, 0, 0, 4, 1, PICKING[:1]), 4, 2,
+    first_seed=9_200, held_out=False,
 )  # fmt: skip
 
 

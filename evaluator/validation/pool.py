@@ -18,9 +18,10 @@ from ...proxies.targets import Target
 from ...proxies.targets import target as target_named
 from ..completed import WorkerLost, completed
 from ..executors import Inline
+from ..json_lines import RecordError
 from ..processes import Processes
 from ..train import Run
-from .record import Record, RecordError, key_of
+from .record import Record, key_of
 from .training import Result, Training, train_target
 
 _DAYS = 30 * 86_400.0

@@ -64,27 +64,27 @@ class Preset:
 
     def tuning(self) -> float:
         """The same of one contender's tuning from nothing."""
-        return len(_SWEEP) * min(_SWEEP_RATIO, self.tuned) + self.tuned * self.budget.runs()
+        return len(_SWEEP) * min(_SWEEP_RATIO, self.tuned) + self.tuned * self.budget.cost()
 
-    def _again(self, ratio: float) -> int:
-        return 0 if ratio == self.tuned else self.again.runs()
+    def _again(self, ratio: float) -> float:
+        return 0 if ratio == self.tuned else self.again.cost()
 
 
-def _budget(first: int, descent: int, finalists: int, seeds: int) -> Budget:
-    return Budget(first, 0, 0, descent, finalists, PICKING[:seeds])
+def _budget(first: int, descent: int, finalists: int, seeds: int, short: int = 0) -> Budget:
+    return Budget(first, 0, 0, descent, finalists, PICKING[:seeds], short)
 
 
 #: For many rules on one target: one data ratio, four seeds.
-TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(20, 20, 2, 2), _budget(1, 6, 1, 1), 4, 4)
+TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(6, 24, 2, 2, short=40), _budget(1, 6, 1, 1), 4, 4)
 PRESETS = {
-    "quick": Preset(1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2), _budget(10, 10, 2, 2), _budget(1, 4, 1, 1), 4, 2),
+    "quick": Preset(1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2), _budget(4, 10, 2, 2, short=24), _budget(1, 4, 1, 1), 4, 2),
     "standard": Preset(
-        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(20, 20, 2, 2), _budget(1, 6, 1, 1), 8, 4,
+        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(6, 24, 2, 2, short=40), _budget(1, 6, 1, 1), 8, 4,
         (1 / 4, 1 / 2, 2.0, 4.0),
     ),
     "full": Preset(
-        1.0, (1 / 2, 1.0, 2.0), (1 / 4, 1 / 2, 1.0, 2.0, 4.0), _budget(40, 40, 4, 4), _budget(1, 12, 2, 2), 8, 4,
-        (1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0),
+        1.0, (1 / 2, 1.0, 2.0), (1 / 4, 1 / 2, 1.0, 2.0, 4.0), _budget(12, 52, 4, 4, short=64), _budget(1, 12, 2, 2),
+        8, 4, (1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0),
     ),
 }  # fmt: skip
 
@@ -96,7 +96,7 @@ class Settled:
     Attributes:
         run: The program with its constants and its schedule.
         settings: The same by name.
-        runs: Training runs that choosing them took, the short ones of the sweep apart.
+        runs: Training runs that choosing them took, short ones too, those of the sweep apart.
     """
 
     run: Run

@@ -8,9 +8,8 @@ scoring goes on.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ...dsl import Program
 from ...proxies import Task
 from ..curve import curve_of
 from ..fitness import geometric_mean
+from ..json_lines import JsonLines
 from ..run_pool import RunPool
 from ..settings import Settings, ranges_of, settings_of
 from ..train import Run
@@ -99,21 +99,21 @@ def score_rules(
 
     Raises:
         NoCurve: A task has no AdamW curve.
+        RecordError: As `JsonLines`.
         TaskError: In one line, where the task's own code fails or a worker dies.
     """
-    for task in tasks:
-        known = {score.rule for score in read_scores(record) if score.fingerprint == task.fingerprint()}
-        due = [rule for rule in rules if rule not in known]
-        if not due:
-            continue
-        with RunPool(task, workers) as pool:
-            adamw = _adamw_losses(task, pool)
-            for rule in due:
-                score = score_rule(rule, task, adamw, budget or BUDGETS.get(task.name, Budget()), pool)
-                _append(record, score)
-                tell(f"{task.name} {rule}: speedup {score.speedup:.3f}, {score.seconds:.0f} s")
-    found = {(score.rule, score.fingerprint): score for score in read_scores(record)}
-    return [found[rule, task.fingerprint()] for task in tasks for rule in rules]
+    with JsonLines(record, _parsed) as lines:
+        for task in tasks:
+            due = [rule for rule in rules if _key(rule, task.fingerprint()) not in lines.rows]
+            if not due:
+                continue
+            with RunPool(task, workers) as pool:
+                adamw = _adamw_losses(task, pool)
+                for rule in due:
+                    score = score_rule(rule, task, adamw, budget or BUDGETS.get(task.name, Budget()), pool)
+                    lines.append(asdict(score))
+                    tell(f"{task.name} {rule}: speedup {score.speedup:.3f}, {score.seconds:.0f} s")
+        return [lines.rows[_key(rule, task.fingerprint())] for task in tasks for rule in rules]
 
 
 def score_rule(rule: str, task: Task, adamw: Sequence[float], budget: Budget, pool: RunPool) -> ProxyScore:
@@ -162,25 +162,17 @@ def read_scores(record: Path) -> list[ProxyScore]:
     >>> read_scores(Path("nothing there"))
     []
     """
-    lines = record.read_text("utf-8").splitlines() if record.exists() else []
-    return [score for score in map(_parse, lines) if score]
+    return list(JsonLines(record, _parsed).rows.values())
 
 
-def _parse(line: str) -> ProxyScore | None:
-    try:
-        row: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return None
-    row |= {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
-    return ProxyScore(**row)
+def _key(rule: str, fingerprint: str) -> str:
+    return f"{rule} {fingerprint}"
 
 
-def _append(record: Path, score: ProxyScore) -> None:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.open("a+b") as file:
-        file.seek(max(0, record.stat().st_size - 1))
-        start = "" if file.read() in (b"", b"\n") else "\n"  # after a line that was cut off
-        file.write(f"{start}{json.dumps(asdict(score))}\n".encode())
+def _parsed(held: Mapping[str, Any]) -> tuple[str, ProxyScore]:
+    row: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in held.items()}
+    score = ProxyScore(**row)
+    return _key(score.rule, score.fingerprint), score
 
 
 def _adamw_losses(task: Task, pool: RunPool) -> list[float]:

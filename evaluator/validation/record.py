@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ...dsl import Program
 from ...proxies.targets import Target
+from ..json_lines import JsonLines
 from ..machine import machine
 from ..train import Run
 from .training import VERSION, Result, Training
 
 _DIGITS = 4  # of the numbers on a curve
-
-
-class RecordError(ValueError):
-    """A record that cannot be read: one line, with the file and the line."""
 
 
 @dataclass(frozen=True)
@@ -45,57 +38,11 @@ def key_of(target: Target, training: Training, device: str = "cpu") -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-class Record:
-    """Finished runs by key, in memory and in a file that grows by a line with each; close it, or use it in a `with`.
-
-    Opening reads. The first line that is added locks the file for this process. A last line that was cut short, as by a
-    kill, is dropped.
-
-    Raises:
-        RecordError: Another line that is none, or, when a line is added, another process that adds some.
-        OSError: The file cannot be read or written.
-    """
+class Record(JsonLines[Row]):
+    """The finished runs of a file, by what their results depend on; see `JsonLines`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Row] = {}
-        self._threads = threading.RLock()
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
-        self._whole = 0  # bytes of whole lines
-        self._read()
-
-    def _read(self) -> None:
-        text = self.path.read_bytes() if self.path.exists() else b""
-        self._whole = text.rfind(b"\n") + 1
-        for number, line in enumerate(text[: self._whole].splitlines(), 1):
-            row = self._parsed(line, number)
-            self.rows[row.key] = row
-
-    def claim(self) -> None:
-        """Makes this process the one that adds lines. Raises RecordError where another is."""
-        with self._threads:
-            if self._lock.is_locked:
-                return
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                raise RecordError(f"another validation is writing to {self.path}; wait for it, or stop it") from None
-            self._read()  # what others added in the meantime
-            with open(self.path, "ab") as file:
-                file.truncate(self._whole)
-
-    def close(self) -> None:
-        """Lets others add lines."""
-        self._lock.release()
-
-    def __enter__(self) -> Record:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().__init__(path, _parsed)
 
     def get(self, target: Target, training: Training, device: str = "cpu") -> Result | None:
         """The result of a run that is here; a final run answers for one that is not."""
@@ -110,39 +57,22 @@ class Record:
         curve = [(step, round(one, _DIGITS), round(two, _DIGITS)) for step, one, two in result.curve]
         times = {name: round(getattr(result, name), 3) for name in ("seconds", "optimizer_seconds")}
         result = replace(result, curve=curve if training.final else [], **times)
-        key, kind = key_of(target, training, device), _kind(device)
-        row = Row(key, target.name, target.fingerprint(), training, result, kind)
-        content = {"key": key, "target": row.target, "fingerprint": row.fingerprint,
-                   **_written(target, training), **asdict(result), "machine": kind}  # fmt: skip
-        with self._threads:
-            self.claim()
-            if key in self.rows:
-                return
-            self._append(content)
-            self.rows[row.key] = row
+        self.append(
+            {"key": key_of(target, training, device), "target": target.name, "fingerprint": target.fingerprint(),
+             **_written(target, training), **asdict(result), "machine": _kind(device)}
+        )  # fmt: skip
 
-    def _append(self, content: dict[str, Any]) -> None:
-        with open(self.path, "ab") as file:
-            file.write(json.dumps(content).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
 
-    def _parsed(self, line: bytes, number: int) -> Row:
-        try:
-            held = json.loads(line)
-            run = Run(Program.parse(held["program"]), held["warmup"], held["decay"])
-            training = Training(run, held["seed"], held["steps"], held["final"])
-            names = Result.__dataclass_fields__
-            result = Result(**{name: held[name] for name in names})
-            result.curve = [(int(step), float(one), float(two)) for step, one, two in result.curve]
-            for name in ("validation", "start", "seconds", "optimizer_seconds"):
-                setattr(result, name, _number(name, held[name]))
-            for name in ("test", "metric"):
-                setattr(result, name, None if held[name] is None else _number(name, held[name]))
-            return Row(held["key"], held["target"], held["fingerprint"], training, result, held["machine"])
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            lacks = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise RecordError(f"{self.path}:{number}: no line of a record ({lacks}); take it out to go on") from None
+def _parsed(held: Mapping[str, Any]) -> tuple[str, Row]:
+    run = Run(Program.parse(held["program"]), held["warmup"], held["decay"])
+    training = Training(run, held["seed"], held["steps"], held["final"])
+    result = Result(**{name: held[name] for name in Result.__dataclass_fields__})
+    result.curve = [(int(step), float(one), float(two)) for step, one, two in result.curve]
+    for name in ("validation", "start", "seconds", "optimizer_seconds"):
+        setattr(result, name, _number(name, held[name]))
+    for name in ("test", "metric"):
+        setattr(result, name, None if held[name] is None else _number(name, held[name]))
+    return held["key"], Row(held["key"], held["target"], held["fingerprint"], training, result, held["machine"])
 
 
 def _number(name: str, value: Any) -> float:

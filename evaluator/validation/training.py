@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -27,6 +27,7 @@ from ...proxies import TaskError, schedule
 from ...proxies.data import Batch
 from ...proxies.module_loss import seeded
 from ...proxies.targets import Target
+from ...proxies.whole_file import replace_file
 from ..train import Run
 from .width_transfer import transfer_rates, width_ratio
 
@@ -172,12 +173,9 @@ class Trainer:
         """Writes all that the rest of the run depends on, whole or not at all."""
         held = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
                 "sum": self._sum, "since": self._since, "result": asdict(self.result)}  # fmt: skip
-        beside = path.with_suffix(".part")
-        with open(beside, "wb") as file:
-            torch.save(held, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        written = io.BytesIO()
+        torch.save(held, written)
+        replace_file(path, written.getvalue())
 
     def load(self, path: Path) -> None:
         """Goes on from what `save` wrote."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from ...dsl.draws import Stream, indices, philox
 from ..data import Batch
 from ..module_loss import seeded
 from ..schedule import schedule
+from ..whole_file import replace_file
 from .corpus import by_document, corpus
 from .decoder import Decoder, DecoderShape
 from .metrics import mean_reciprocal_rank
@@ -124,9 +124,9 @@ def pretrained(shape: DecoderShape, source: str) -> dict[str, Tensor]:
     if not path.exists():
         found = _trained(shape, source)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            torch.save(found, file)
-        os.replace(file.name, path)  # whole or not at all
+        written = io.BytesIO()
+        torch.save(found, written)
+        replace_file(path, written.getvalue())
     return dict(torch.load(path, weights_only=True))
 
 
