@@ -40,10 +40,10 @@ class Family:
 def families(program: Program) -> tuple[Family, ...]:
     """The families that a rule belongs to; none for most rules.
 
-    lion: the update is a sign of a sum of gradient and momentum, at one rate, and the momentum an average at another
-    (Chen et al. 2023, arXiv:2302.06675). cautious: where a gradient's sign is against the update, and nothing else
-    of it is left, the update is 0 or smaller (Liang et al. 2024, arXiv:2411.16085). A decay of the weights does not
-    matter; that it is there is said.
+    lion: the update, where it is not 0, is a sign of a sum of gradient and momentum, at one rate, and the momentum an
+    average at another (Chen et al. 2023, arXiv:2302.06675). cautious: where a gradient's sign is against the update,
+    and nothing else of it is left, the update is 0 or smaller (Liang et al. 2024, arXiv:2411.16085). A decay of the
+    weights does not matter; that it is there is said.
 
     >>> from .catalogue import load
     >>> [str(family) for family in families(load("lion"))]
@@ -123,7 +123,7 @@ def _lion(program: Program) -> Family | None:
     if turn is None:
         return None
     update, decay, _ = at(m)
-    if not (_is_sign(update) and np.array_equal(np.sign(update), np.sign(turn * g + way * m))):
+    if not _is_sign(update) or np.any(update * (turn * g + way * m) < 0):
         return None
     inside = 1 / (1 + turn * (1 - rate) / share)  # of the momentum as an average
     if abs(turn - share / rate) <= _APART * min(turn, share / rate):
@@ -147,16 +147,16 @@ def _average(g: _Array, pairs: list[tuple[_Array, _Array]]) -> tuple[float, floa
 
 
 def _turning_point(g: _Array, update: Callable[[_Array], _Array]) -> float | None:
-    """The c at which sign(c g + m) turns, the same for all elements; None where the update is no such sign."""
+    """The c at which sign(c g + m) turns or is masked, the same for all elements; None where there is none."""
     low, high = -12.0, 12.0  # its logarithm
 
     def along(log: float) -> float | None:
-        """1 where all updates go with the gradient, -1 where all go with the momentum against it."""
+        """1 where all updates go with the gradient, -1 (or 0, behind a mask) where none does; None for any other."""
         found = update(-(10.0**log) * g)
         turned = np.unique(np.sign(found) * np.sign(g))
-        return float(turned[0]) if _is_sign(found) and len(turned) == 1 else None
+        return float(turned[0]) if len(turned) == 1 and (turned[0] == 0 or _is_sign(found)) else None
 
-    if along(low) != 1 or along(high) != -1:
+    if along(low) != 1 or along(high) not in (-1, 0):
         return None
     for _ in range(40):
         middle = (low + high) / 2
@@ -168,9 +168,9 @@ def _turning_point(g: _Array, update: Callable[[_Array], _Array]) -> float | Non
 
 
 def _is_sign(update: _Array) -> bool:
-    """Whether all elements are of one size."""
-    size = np.abs(update)
-    return bool(np.isfinite(size).all() and size.min() > 0 and size.max() <= size.min() * (1 + 1e-6))
+    """Whether all elements but those that are 0 are of one size."""
+    size = np.abs(update[update != 0])
+    return bool(np.isfinite(size).all() and len(size) and size.max() <= size.min() * (1 + 1e-6))
 
 
 # --- caution --------------------------------------------------------------------------------------------------
