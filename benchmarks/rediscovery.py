@@ -1,0 +1,168 @@
+"""Does the search find Lion and the Cautious family? python benchmarks/rediscovery.py [--starts momentum] [--seeds N]
+
+Runs the search of benchmarks/rediscovery.toml from each start with each seed, and says which families (`stepsmith
+inspect` names them too) the simplified programs of its hall of fame belong to, and when the first of each came. With
+`--strategy random constants` the same steps go to those. Each finished run is a line of
+benchmarks/results/rediscovery.jsonl, each unfinished one a folder of runs/rediscovery; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stepsmith.discovered.families import families
+from stepsmith.dsl import Program
+from stepsmith.dsl.simplify import simplify
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import make_executor
+from stepsmith.evaluator.json_lines import JsonLines
+from stepsmith.search.config import SearchConfig, read_config
+from stepsmith.search.elites import rescore
+from stepsmith.search.ledger import Child
+from stepsmith.search.run import Progress, commit, create_run, open_run, run_search
+
+HERE = Path(__file__).parent
+RECORD = HERE / "results" / "rediscovery.jsonl"
+RUNS = Path("runs", "rediscovery")
+FAMILIES = ("lion", "cautious")
+SEED = 301  # the first
+STARTS = {"momentum": "momentum", "adamw": "adamw@bytes_b64"}
+_ELITES = 8
+
+
+@dataclass(frozen=True)
+class First:
+    """The first row of a family that came through all stages, and the steps and seconds until it was folded."""
+
+    child: int
+    steps: int
+    seconds: float
+    program: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        found: Family -> how the simplified text of the first program of the hall of fame in it reads.
+        first: Family -> its first row.
+        hall: Simplified programs of the hall of fame, best first, with speedups on unseen seeds.
+    """
+
+    start: str
+    strategy: str
+    seed: int
+    digest: str
+    commit: str
+    children: int
+    steps: int
+    seconds: float
+    found: dict[str, str]
+    first: dict[str, First]
+    hall: tuple[tuple[str, float], ...]
+
+
+def names_of(text: str) -> list[str]:
+    """The families of a program that the machine simplifies."""
+    return [family.name for family in families(simplify(Program.parse(text)))]
+
+
+def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: Dispatcher) -> Outcome:
+    """One search, begun or gone on with, and what its hall of fame holds."""
+    folder = RUNS / f"{start}-{strategy}-{seed}"
+    clock = JsonLines(folder / "clock.jsonl", lambda held: (str(held["round"]), float(held["seconds"])))
+    before = max(clock.rows.values(), default=0.0)
+    ledger = open_run(folder)[0] if (folder / "ledger.sqlite").exists() else create_run(folder, config)
+
+    def ticks(now: Progress) -> None:
+        clock.append({"round": now.fold.rounds, "seconds": round(before + now.seconds, 1)})
+
+    with closing(ledger), clock:
+        fold = run_search(ledger, config, dispatcher, progress=ticks)
+        elites = rescore(fold, dispatcher, _ELITES)
+        rows = list(ledger.children())
+    hall = tuple((str(simplify(Program.parse(e.program))), round(e.seen.mean, 4)) for e in elites)
+    found = {name: text for text, _ in reversed(hall) for name in names_of(text)}
+    return Outcome(
+        start, strategy, seed, digest(config), commit(), len(rows), sum(r.steps for r in rows),
+        max(clock.rows.values(), default=0.0), found, first_of_each(rows, clock.rows), hall,
+    )  # fmt: skip
+
+
+def first_of_each(rows: list[Child], seconds: Mapping[str, float]) -> dict[str, First]:
+    """Of each family the first row that came through all stages."""
+    first: dict[str, First] = {}
+    steps = 0
+    for row in rows:
+        steps += row.steps
+        if not row.scored:
+            continue
+        for name in names_of(row.final):
+            when = seconds.get(str(row.round + 1), max(seconds.values(), default=0.0))
+            first.setdefault(name, First(row.child, steps, when, row.final))
+    return first
+
+
+def digest(config: SearchConfig) -> str:
+    """Tells configurations apart; start, seed and strategy stand beside it."""
+    text = config.model_copy(update={"seed": 0, "start": (), "strategy": ""}).model_dump_json()
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def parsed(held: Mapping[str, Any]) -> tuple[str, Outcome]:
+    first = {name: First(**one) for name, one in held["first"].items()}
+    hall = tuple((text, speedup) for text, speedup in held["hall"])
+    row = Outcome(**{**held, "first": first, "hall": hall})
+    return key(row.start, row.strategy, row.seed, row.digest), row
+
+
+def key(start: str, strategy: str, seed: int, of: str) -> str:
+    return f"{start} {strategy} {seed} {of}"
+
+
+def table(rows: list[Outcome]) -> Iterator[str]:
+    """Successes of seeds, and when the first came."""
+    yield f"{'start':10} {'strategy':10} {'family':10} {'found':>7}  first row of each seed: children, steps, minutes"
+    for start, strategy in dict.fromkeys((r.start, r.strategy) for r in rows):
+        some = [r for r in rows if (r.start, r.strategy) == (start, strategy)]
+        for name in FAMILIES:
+            when = "; ".join(
+                f"{f.child:,} {f.steps:,} {f.seconds / 60:.0f}" if (f := r.first.get(name)) else "none" for r in some
+            )
+            yield f"{start:10} {strategy:10} {name:10} {sum(name in r.found for r in some):3} of {len(some)}  {when}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--strategy", nargs="+", choices=("evolution", "random", "constants"), default=["evolution"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=SEED)
+    parser.add_argument("--config", type=Path, default=HERE / "rediscovery.toml")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    dispatcher = Dispatcher(make_executor(given.workers or 0))
+    wanted = [(start, strategy, seed) for seed in range(given.first_seed, given.first_seed + given.seeds)
+              for start in given.starts for strategy in given.strategy]  # fmt: skip
+    with closing(dispatcher.executor), JsonLines(RECORD, parsed) as record:
+        shown = []
+        for start, strategy, seed in wanted:
+            config = read_config(given.config, {"start": (STARTS[start],), "strategy": strategy, "seed": seed})
+            name = key(start, strategy, seed, digest(config))
+            if name not in record.rows:
+                record.append(asdict(run(start, strategy, seed, config, dispatcher)))
+                print(f"{name}: {sorted(record.rows[name].found)}", flush=True)
+            shown.append(record.rows[name])
+    print("\n".join(table(shown)))
+
+
+if __name__ == "__main__":
+    main()
