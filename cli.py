@@ -327,7 +327,7 @@ def inspect(
     program: Annotated[str, typer.Argument(help=_PROGRAM)],
 ) -> None:
     """Show a program: text, cost, states, constants, dataflow."""
-    from .report.find_session import origin
+    from .report.origin import origin
     from .report.program import describe
     from .search.found import load_any
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -26,7 +27,7 @@ from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.search.config import SearchConfig, read_config
 from stepsmith.search.elites import rescore
 from stepsmith.search.ledger import Child
-from stepsmith.search.run import Progress, commit, create_run, open_run, run_search
+from stepsmith.search.run import Progress, create_run, open_run, run_search
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "rediscovery.jsonl"
@@ -77,7 +78,7 @@ def names_of(text: str) -> list[str]:
 
 def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: Dispatcher) -> Outcome:
     """One search, begun or gone on with, and what its hall of fame holds."""
-    folder = RUNS / f"{start}-{strategy}-{seed}"
+    folder = RUNS / key(start, strategy, seed, digest(config)).replace(" ", "-")
     clock = JsonLines(folder / "clock.jsonl", lambda held: (str(held["round"]), float(held["seconds"])))
     before = max(clock.rows.values(), default=0.0)
     ledger = open_run(folder)[0] if (folder / "ledger.sqlite").exists() else create_run(folder, config)
@@ -88,11 +89,11 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
     with closing(ledger), clock:
         fold = run_search(ledger, config, dispatcher, progress=ticks)
         elites = rescore(fold, dispatcher, _ELITES)
-        rows = list(ledger.children())
+        rows, code = list(ledger.children()), ledger.meta()["commit"]
     hall = tuple((str(simplify(Program.parse(e.program))), round(e.seen.mean, 4)) for e in elites)
     found = {name: text for text, _ in reversed(hall) for name in names_of(text)}
     return Outcome(
-        start, strategy, seed, digest(config), commit(), len(rows), sum(r.steps for r in rows),
+        start, strategy, seed, digest(config), code, len(rows), sum(r.steps for r in rows),
         max(clock.rows.values(), default=0.0), found, first_of_each(rows, clock.rows), hall,
     )  # fmt: skip
 
@@ -106,7 +107,7 @@ def first_of_each(rows: list[Child], seconds: Mapping[str, float]) -> dict[str, 
         if not row.scored:
             continue
         for name in names_of(row.final):
-            when = seconds.get(str(row.round + 1), max(seconds.values(), default=0.0))
+            when = min((s for r, s in seconds.items() if int(r) > row.round), default=math.nan)
             first.setdefault(name, First(row.child, steps, when, row.final))
     return first
 

@@ -55,7 +55,7 @@ def document(found: dict[str, Validation]) -> str:
     [ratio] = PRESET.compared
     about = (
         f"Speedup over tuned AdamW at data ratio {ratio:g} (95% interval) on {PRESET.seeds} paired seeds that chose "
-        f"nothing; every rule tuned alike, by a sweep of the learning rate and {PRESET.budget.runs()} runs (joint "
+        f"nothing; every rule tuned alike, by a sweep of the learning rate and {PRESET.budget} (joint "
         "random search, coordinate descent, finalists on two seeds). `*`: differs from AdamW at 5%, paired test, Holm "
         "over all rules. Step: time of a whole step over AdamW's. Time to target: area under the performance "
         "profile over the targets, to 4, of steps to AdamW's final loss. Made by `python benchmarks/targets.py`, from "

@@ -69,9 +69,13 @@ class JsonLines(Generic[T]):
                 raise RecordError(
                     f"another process is writing to {self.path}; wait for it to end, or stop it"
                 ) from None
-            self._read()  # what others added in the meantime
-            with open(self.path, "ab") as file:
-                file.truncate(self._whole)
+            try:
+                self._read()  # what others added in the meantime
+                with open(self.path, "ab") as file:
+                    file.truncate(self._whole)
+            except BaseException:
+                self._lock.release()
+                raise
 
     def close(self) -> None:
         """Lets others add lines."""

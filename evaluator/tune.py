@@ -38,6 +38,14 @@ class Budget:
     seeds: tuple[int, ...] = PICK_SEEDS
     short: int = 0  # joint random draws in short runs, of which the best are the first
 
+    def __post_init__(self) -> None:
+        if self.short and self.short < self.first:
+            raise ValueError(f"of {self.short} short runs {self.first} cannot be the best")
+
+    def __str__(self) -> str:
+        short = f" and {self.short} of a quarter of the length" if self.short else ""
+        return f"{self._whole()} runs{short}"
+
     def runs(self) -> int:
         """Runs in all, the short ones too."""
         return self.short + self._whole()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
-def replace_file(path: Path, content: str | bytes) -> None:
+def replace_file(path: Path, content: str | bytes | Callable[[Any], object]) -> None:
     """Writes a file beside and renames it, so that neither a reader, a kill nor a power cut sees half of it.
 
-    Several processes may write the same path at once; the last one's stays. The folder must exist.
+    Several processes and threads may write the same path at once; the last one's stays.
+
+    Args:
+        path: In a folder that exists.
+        content: Text, bytes, or what writes them to a file that it is given.
 
     Raises:
         OSError: It cannot be written.
@@ -21,9 +28,16 @@ def replace_file(path: Path, content: str | bytes) -> None:
     ...     print(path.read_text(), [p.name for p in Path(folder).iterdir()])
     new ['one.txt']
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(beside, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())  # else the name may reach the disk before what it names
-    os.replace(beside, path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with open(beside, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # else the name may reach the disk before what it names
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

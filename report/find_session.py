@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..discovered import load
 from ..evaluator.dispatcher import Dispatcher
-from ..search.find import Find, Scored, finds, keep, measured, read_find
+from ..search.find import Find, Scored, read_find
 from ..search.found import run_row
-from ..search.replay import BREEDS, differences, replay, where
+from ..search.keep import keep, measured
+from ..search.replay import differences, replay, where
+from ..search.run import BREEDS, Progress, Stop
 from .live import LiveView
+from .origin import lines
 from .session import Interrupts, say
 
 if TYPE_CHECKING:
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
 def run_keep(source: str, name: str, about: str, dispatcher: Dispatcher, console: Console) -> None:
     """Puts the row that `RUN:best` or `RUN:CHILD` names on the shelf."""
-    run, row = run_row(source)
     try:
+        run, row = run_row(source)
         path = keep(run, row.child, name, about, dispatcher, tell=lambda text: say(console, text))
     finally:
         dispatcher.executor.close()
@@ -32,42 +36,33 @@ def run_keep(source: str, name: str, about: str, dispatcher: Dispatcher, console
 
 def run_replay(name: str, folder: Path, dispatcher: Dispatcher, console: Console) -> bool:
     """Replays a find, or scores it again where the same seed gives other rows; whether it is as recorded."""
-    find, other = read_find(name), {}
     try:
+        find = read_find(name)
         other = differences(find)
-        if other:
-            for what, (there, here) in other.items():
-                say(console, f"{what}: {there} there, {here} here")
-            if set(other) & set(BREEDS):
-                say(console, f"to make its rows again: {where(find)}")
-            return _scored_again(name, find, dispatcher, console)
-        return _made_again(find, folder, dispatcher, console)
+        if not other:
+            return _made_again(find, folder, dispatcher, console)
+        for what, (there, here) in other.items():
+            say(console, f"{what}: {there} there, {here} here")
+        again = where(find) if set(other) & set(BREEDS) else "the machine and the versions that are named here"
+        say(console, f"the same rows come with: {again}; here the find is scored again")
+        return _scored_again(name, find, dispatcher, console)
     finally:
         dispatcher.executor.close()
 
 
-def origin(name: str) -> list[str]:
-    """Where a program came from, if it is a find; no lines for others."""
-    return ["origin", *(f"  {line}" for line in lines(read_find(name)))] if name in finds() else []
-
-
-def lines(find: Find) -> list[str]:
-    """What a person wants to know of where a find came from."""
-    shown = [
-        f"found by   seed {find.seed}, row {find.child}, after {find.steps:,} training steps"
-        + (f", at {find.commit[:12]}" if find.commit else ""),
-        f"lineage    {' -> '.join(str(a.child) for a in find.lineage)}, from {', '.join(find.config['start'])}",
-        f"simplified by {', '.join(dict.fromkeys(find.rules)) or 'nothing'}",
-        f"in the search {find.fitness:.3f}, on its own seeds",
-    ]
-    shown += [f"family     {family}" for family in find.families]
-    return shown + [f"{s.task}: {s.interval} on {len(s.seeds)} unseen seeds" for s in find.scores]
-
-
 def _made_again(find: Find, folder: Path, dispatcher: Dispatcher, console: Console) -> bool:
     say(console, f"searching from seed {find.seed} up to row {find.child}, {find.steps:,} training steps, in {folder}")
-    with LiveView(console) as view, Interrupts():
-        found = replay(find, folder, dispatcher, view)
+    with LiveView(console) as view, Interrupts() as interrupted:
+
+        def progress(now: Progress) -> None:
+            view(now)
+            if interrupted.count:
+                raise Stop
+
+        found = replay(find, folder, dispatcher, progress)
+    if found is None:
+        say(console, "interrupted: all closed rounds are saved; the same command goes on from there")
+        sys.exit(130)
     program = "the same program" if found.same_program else "another program"
     fitness = "none" if found.row.fitness is None else repr(found.row.fitness)
     say(console, f"row {find.child}: {program}, fitness {fitness}, recorded {find.fitness!r}")
@@ -75,12 +70,13 @@ def _made_again(find: Find, folder: Path, dispatcher: Dispatcher, console: Conso
 
 
 def _scored_again(name: str, find: Find, dispatcher: Dispatcher, console: Console) -> bool:
-    """Whether every seed gives what was recorded; elsewhere it may round otherwise."""
+    """Whether intervals meet; where versions or machines differ, no number need be the same."""
     scores = measured(load(name), find.config, dispatcher, lambda text: say(console, text))
     for there, here in zip(find.scores, scores, strict=True):
-        say(console, f"{there.task}: recorded {there.interval}, here {here.interval}{_same(there, here)}")
-    return scores == find.scores
+        same = ", the same on every seed" if there == here else ""
+        say(console, f"{there.task}: recorded {there.interval}, here {here.interval}{same}")
+    return all(_meet(*pair) for pair in zip(find.scores, scores, strict=True))
 
 
-def _same(there: Scored, here: Scored) -> str:
-    return ", the same on every seed" if there == here else ""
+def _meet(one: Scored, other: Scored) -> bool:
+    return max(one.interval.low, other.interval.low) <= min(one.interval.high, other.interval.high)

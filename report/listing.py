@@ -15,7 +15,7 @@ from ..dsl.syntax import CALLABLE
 from ..evaluator.curve import NoCurve, curve_of
 from ..proxies import task, tasks
 from ..proxies.targets import targets
-from ..search.find import SHELF, read_find
+from ..search.find import SHELF, FindError, read_find
 
 _INDENT = " " * 15
 
@@ -36,12 +36,17 @@ def listing() -> str:
 
 def _program(entry: Entry) -> str:
     kind = "schedule" if entry.program.schedule else f"{state(entry)} state"
-    scored = (
-        "".join(f"; {s.interval.mean:.2f} on {s.task}" for s in read_find(entry.name).scores[:1])
-        if entry.shelf == SHELF
-        else ""
-    )
+    scored = _scored(entry.name) if entry.shelf == SHELF else ""
     return f"{entry.name:14} {kind:11} {entry.cost.statements:2} statements  {entry.description}{scored}"
+
+
+def _scored(name: str) -> str:
+    """What a find scored first; a record that cannot be read leaves the rest of the list alone."""
+    try:
+        score = read_find(name).scores[0]
+    except FindError as error:
+        return f" ({error})"
+    return f" Found: {score.interval.mean:.2f} on {score.task}."
 
 
 def state(entry: Entry) -> str:

@@ -9,7 +9,7 @@ import re
 from inspect import signature
 from pathlib import Path
 
-from ..discovered import load
+from ..discovered import load, names
 from ..discovered.catalogue import SUFFIX
 from ..dsl import Program, ProgramError, did_you_mean
 from ..dsl.errors import quoted
@@ -57,7 +57,7 @@ def _of_run(name: str) -> Program:
     folder, colon, which = name.rpartition(":")
     if Path(name, "ledger.sqlite").is_file():
         raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {name}:best")
-    if Path(name).is_dir():
+    if Path(name).is_dir() and name not in names():
         raise LedgerError(f"{name} is neither a program nor a run: it holds no ledger.sqlite; a search makes one")
     if not colon and "/" in name and not name.endswith(SUFFIX) and not Path(name).exists():
         raise LedgerError(f"there is neither a file nor a run {name}")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..dsl import Program
 from ..evaluator.dispatcher import Dispatcher
-from .config import ConfigError
+from .config import ConfigError, SearchConfig
 from .find import Find, FindError
-from .ledger import Child
-from .run import Progress, Stop, create_run, environment, run_search, stored_config
-
-#: What must be as recorded for a seed to breed the same children.
-BREEDS = ("search_version", "ops")
+from .ledger import Child, Ledger
+from .run import (
+    BREEDS,
+    Progress,
+    Stop,
+    create_run,
+    environment,
+    open_run,
+    run_search,
+    start_programs,
+    stored_config,
+)
 
 
 @dataclass(frozen=True)
@@ -49,28 +57,45 @@ def where(find: Find) -> str:
 
 def replay(
     find: Find, folder: Path, dispatcher: Dispatcher, progress: Callable[[Progress], None] = lambda p: None
-) -> Replayed:
-    """Runs the search from its seed in a new run folder until the find's row is folded.
+) -> Replayed | None:
+    """Runs the search from its seed until the find's row is folded, or goes on with a folder where it was interrupted.
+
+    None where `progress` ended it before, by raising Stop.
 
     Raises:
-        FindError: The seed breeds other children here, or so few that the row is not among them.
-        LedgerError: The folder holds a run already.
+        FindError: The seed breeds other children here, or so few that the row is not among them, or the folder is
+            another run's.
+        LedgerError: The folder cannot be read or written.
     """
     if other := [name for name in differences(find) if name in BREEDS]:
-        raise FindError(f"its {' and '.join(other)} differ here; {where(find)}")
-    config = stored_config(find.config)
-    ledger = create_run(folder, config, starts=[Program.parse(text) for text in find.starts])
+        raise FindError(f"not as it was recorded: {' and '.join(other)}; {where(find)}")
+    config, stopped = stored_config(find.config), False
+    with closing(_begun(find, folder, config)) as ledger:
 
-    def until_it(now: Progress) -> None:
-        progress(now)
-        if ledger.count() > find.child:
-            raise Stop
+        def until_it(now: Progress) -> None:
+            nonlocal stopped
+            if ledger.count() > find.child:
+                raise Stop
+            stopped = True  # by what `progress` raises
+            progress(now)
+            stopped = False
 
-    try:
-        run_search(ledger, config, dispatcher, progress=until_it)
+        if ledger.count() <= find.child:
+            run_search(ledger, config, dispatcher, progress=until_it)
         row, count = ledger.child(find.child), ledger.count()
-    finally:
-        ledger.close()
+    if row is None and stopped:
+        return None
     if row is None:
         raise FindError(f"the search ended after {count} rows, before row {find.child}; {where(find)}")
     return Replayed(row, row.program == find.lineage[-1].program, row.fitness == find.fitness)
+
+
+def _begun(find: Find, folder: Path, config: SearchConfig) -> Ledger:
+    """The run of a replay: a new one, or the one that its folder holds."""
+    if not (folder / "ledger.sqlite").exists():
+        return create_run(folder, config, starts=[Program.parse(text) for text in find.starts])
+    ledger, held, _ = open_run(folder)
+    if held != config or [str(p) for p in start_programs(ledger)] != list(find.starts):
+        ledger.close()
+        raise FindError(f"{folder} holds another run; name another folder with --out")
+    return ledger

@@ -30,6 +30,8 @@ from .rounds import Round, breed_round
 from .strategies import STRATEGIES
 
 _BARREN = 5  # rounds in a row without anything new to train: the mutations are exhausted
+BREEDS = ("search_version", "ops")  # what must be equal for a seed to breed the same children
+_SOURCES = ("dsl", "discovered", "proxies", "evaluator", "search")
 SEARCH_VERSION = 7  # changes with anything that changes which children a seed gives
 
 
@@ -214,7 +216,7 @@ def open_run(folder: Path, device: str = "cpu") -> tuple[Ledger, SearchConfig, l
         meta = ledger.meta()
         config = _config_of(ledger.path, meta)
         here = environment(config, device)
-        for name in ("search_version", "ops"):
+        for name in BREEDS:
             if meta.get(name) != here[name]:
                 raise LedgerError(
                     f"{ledger.path}: written with {name} {meta.get(name)}, this is {here[name]}; "
@@ -251,7 +253,7 @@ def _config_of(path: Path, meta: dict[str, str]) -> SearchConfig:
 
 
 def commit() -> str:
-    """The commit of the code, with a + where files differ from it; "" where this is no checkout."""
+    """The commit of the code, with a + where code or data differ from it; "" where this is no checkout."""
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
@@ -260,7 +262,7 @@ def commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel").strip()) != root.resolve():
             return ""  # a package inside somebody's repository
-        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", *_SOURCES).strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

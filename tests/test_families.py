@@ -1,12 +1,14 @@
 """Families: what a program does in one step tells them, however it is written, and rules beside them are none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stepsmith.discovered import entries, identify, load
 from stepsmith.discovered.families import families
 from stepsmith.dsl import Program
-from stepsmith.dsl.transforms import SCALES, cautious
+from stepsmith.dsl.transforms import SCALES, cautious, cautious_decay, low_bit_state
 
 
 def named(program):
@@ -29,6 +31,14 @@ LION = {
     "by its root": rule("u = interp(g, m, 0.9); u / sqrt(u * u)", "interp(g, m, 0.99)"),
     "slower in the sign": rule("sign(interp(g, m, 0.99))", "interp(g, m, 0.8)"),
     "negative momentum": rule("sign(g - 2 * m)", "0.9 * m - g"),
+    "with an eps": rule("u = interp(g, m, 0.9); u / (sqrt(square(u)) + 1e-8)", "interp(g, m, 0.99)"),
+    "with L2": rule("g = g + 0.01 * w; sign(interp(g, m, 0.9))", "interp(g, m, 0.99)"),
+    "with a cautious decay": cautious_decay(replace(load("lion"), hypers=(0.9, 0.99, 0.1))),
+    "in bfloat16": rule("sign(interp(g, m, 0.9))", "interp(g, m, 0.99)", header="m: bf16, lr"),
+    "in 8 bits": low_bit_state(load("lion")),
+    "for matrices": Program.parse(str(load("lion")).replace("):", ") for matrix else sgd:"), resolve=load),
+    "for vectors": Program.parse(str(load("lion")).replace("):", ") for vector else sgd:"), resolve=load),
+    "whose rate moves": rule("sign(interp(g, m, 0.9))", "interp(g, m, 1 - 1 / (t + 5))", header="m, lr, t"),
 }
 NO_LION = {
     "one rate": rule("m = interp(g, m, 0.9); sign(m)", "m"),
@@ -42,6 +52,15 @@ NO_LION = {
     "no momentum": rule("sign(g)", "interp(g, m, 0.99)"),
     "a mask": rule("m = interp(g, m, 0.9); sign(m) * (m * g > 0)", "m"),
     "a sum of signs": rule("sign(g) + sign(m)", "interp(g, m, 0.99)"),
+    "a threshold": rule("sign(g) * (abs(g) > 0.3 * abs(m))", "interp(g, m, 0.99)"),
+    "a higher threshold": rule("sign(g) * (abs(g) > 3 * abs(m))", "interp(g, m, 0.9)"),
+    "only at first": rule(
+        "sign(interp(g, m, 0.9)) * (t < 100) + m * (t >= 100)", "interp(g, m, 0.99)", header="m, lr, t"
+    ),
+    "less and less": rule(
+        "sign(interp(g, m, 0.9)) * (1 - progress) + progress * m", "interp(g, m, 0.99)", header="m, lr, progress"
+    ),
+    "one rate and a clip": rule("h = clip(g, 0.1); sign(interp(h, m, 0.9))", "interp(g, m, 0.9)"),
     "signs of two sizes": rule("sign(interp(g, m, 0.9)) * (1 + 0.1 * sign(g))", "interp(g, m, 0.99)"),
 }
 CAUTIOUS = {
@@ -50,6 +69,8 @@ CAUTIOUS = {
     "damped": rule("m = interp(g, m, 0.9); m * (1.5 + sign(g * m))", "m"),
     "a sum of signs": rule("m = interp(g, m, 0.9); sign(m) + sign(g)", "m"),
     "with decay": rule("m = interp(g, m, 0.9); m * (m * g > 0) + 0.1 * w", "m"),
+    "behind another mask": rule("m = interp(g, m, 0.9); m * (m * g > 0) * (abs(m) > 0.03)", "m"),
+    "above almost 0": rule("m = interp(g, m, 0.9); m * (m * g > 1e-10)", "m"),
     "by the momentum before": rule("n = m; m = interp(g, m, 0.9); m * (n * g > 0)", "m"),
 }  # fmt: skip
 NO_CAUTION = {
@@ -58,6 +79,13 @@ NO_CAUTION = {
     "bold": rule("m = interp(g, m, 0.9); m * (1.5 - sign(g * m))", "m"),
     "a mask of its own": rule("m = interp(g, m, 0.9); m * (m > 0)", "m"),
     "a mask over a tensor": rule("m = interp(g, m, 0.9); m * (dot(m, g) > 0)", "m"),
+    "no momentum, one sign": Program.parse("def f(w, g, lr):\n  return lr * max(sign(g), 0)"),
+    "no momentum, a shift": Program.parse("def f(w, g, lr):\n  return lr * (sign(g) + 1)"),
+    "sizes of one sign": rule("m = interp(g, m, 0.9); abs(m) * (g > 0)", "m"),
+    "an average of signs": rule("m = interp(sign(g), m, 0.99); m", "m"),
+    "a quick average of signs": rule("m = interp(sign(g), m, 0.7); m", "m"),
+    "a little of the sign": rule("m = interp(g, m, 0.9); sign(m) + 0.03 * sign(g)", "m"),
+    "overflow": rule("m = interp(g, m, 0.9); exp(1e6 * abs(m) + 1000)", "m"),
     "hardly damped": rule("m = interp(g, m, 0.9); m * (1 + 0.01 * sign(g * m))", "m"),
     "only for large gradients": rule("m = interp(g, m, 0.9); m * (m * g > -1e-6)", "m"),
 }

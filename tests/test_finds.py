@@ -14,13 +14,16 @@ from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
-from stepsmith.report import find_session
+from stepsmith.report import find_session, listing
+from stepsmith.report.origin import origin
 from stepsmith.search import find as finds
+from stepsmith.search import keep as keeping
 from stepsmith.search import replay as replays
-from stepsmith.search.find import FindError, keep, measured, read_find
+from stepsmith.search.find import FindError, read_find
+from stepsmith.search.keep import keep, measured
 from stepsmith.search.ledger import Ledger, LedgerError
 from stepsmith.search.replay import differences, replay
-from stepsmith.search.run import commit
+from stepsmith.search.run import BREEDS, Stop, commit
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -56,6 +59,7 @@ def shelf(run, best, tmp_path_factory):
 @pytest.fixture
 def own_shelf(shelf, monkeypatch):
     monkeypatch.setattr(finds, "shelf", lambda: shelf)
+    monkeypatch.setattr(keeping, "shelf", lambda: shelf)
     monkeypatch.setattr(find_session, "load", lambda name: load(shelf / f"{name}.opt"))
 
 
@@ -83,7 +87,8 @@ from pathlib import Path
 from stepsmith.discovered import load
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
-from stepsmith.search.find import measured, read_find
+from stepsmith.search.find import read_find
+from stepsmith.search.keep import measured
 found = read_find("swift", Path(sys.argv[1]))
 print(measured(load(Path(sys.argv[1]) / "swift.opt"), found.config, Dispatcher(Inline())) == found.scores)
 """
@@ -117,16 +122,62 @@ def test_a_replay_that_gives_another_row_says_so(shelf, tmp_path, monkeypatch, o
     assert f"the same program, fitness {found.fitness!r}, recorded {other.fitness!r}" in console.export_text()
 
 
+def test_an_interrupted_replay_goes_on_and_a_finished_one_says_the_same_again(shelf, tmp_path):
+    found, calls = read_find("swift", shelf), []
+
+    def soon(now):
+        calls.append(now)
+        if now.fold.rounds >= 2:
+            raise Stop
+
+    assert replay(found, tmp_path / "again", dispatcher(), soon) is None
+    with Ledger.reading(tmp_path / "again") as ledger:
+        assert 0 < ledger.count() <= found.child
+    once, twice = (replay(found, tmp_path / "again", dispatcher()) for _ in range(2))
+    assert once == twice and once.same_program and once.same_fitness
+
+
+def test_a_replay_in_the_folder_of_another_run_is_refused(shelf, tmp_path):
+    search(tmp_path / "run", small(tmp_path, seed=1, steps=500))
+    with pytest.raises(FindError, match="holds another run; name another folder with --out"):
+        replay(read_find("swift", shelf), tmp_path / "run", dispatcher())
+
+
+def test_a_search_that_ends_before_the_row_names_the_commit(shelf, tmp_path):
+    found = read_find("swift", shelf)
+    far = found.model_copy(update={"child": 10**6})
+    with pytest.raises(FindError, match=r"the search ended after \d+ rows, before row 1000000; "):
+        replay(far, tmp_path / "run", dispatcher())
+
+
+def test_another_program_in_the_row_is_seen(shelf, tmp_path):
+    found = read_find("swift", shelf)
+    last = found.lineage[-1].model_copy(update={"program": found.starts[0]})
+    again = replay(found.model_copy(update={"lineage": (last,)}), tmp_path / "run", dispatcher())
+    assert not again.same_program and again.same_fitness
+
+
+def test_keep_says_what_it_wrote_and_inspect_where_it_is_from(run, own_shelf, shelf):
+    console = Console(record=True, width=200)
+    find_session.run_keep(f"{run}:best", "swifter", "Momentum, faster still.", dispatcher(), console)
+    said = console.export_text()
+    assert "def swifter(" in said and "24 unseen seeds" in said
+    assert origin("Swifter")[0] == "origin" and origin("lion") == []
+    with pytest.raises(FindError, match="'swifter' is on the shelf already"):
+        find_session.run_keep(f"{run}:best", "swifter", "Again.", dispatcher(), console)
+    assert listing._scored("swifter").startswith(" Found: ") and "there is no find" in listing._scored("swiftest")
+
+
 def test_on_another_version_it_names_the_commit_and_scores_again(shelf, tmp_path, monkeypatch, own_shelf):
     monkeypatch.setattr("stepsmith.search.run.SEARCH_VERSION", 99)
     found = read_find("swift", shelf)
     assert list(differences(found)) == ["search_version"]
-    with pytest.raises(FindError, match=r"its search_version differ here; git checkout \w{12}"):
+    with pytest.raises(FindError, match=f"not as it was recorded: search_version; {replays.where(found)}"):
         replay(found, tmp_path / "run", dispatcher())
     console = Console(record=True, width=200)
     assert find_session.run_replay("swift", tmp_path / "run", dispatcher(), console)
     said = console.export_text()
-    assert "99 here" in said and f"git checkout {found.commit[:12]}" in said
+    assert "99 here" in said and replays.where(found) in said
     assert "quadratic: recorded" in said and "the same on every seed" in said
     assert not (tmp_path / "run").exists()
 
@@ -138,14 +189,15 @@ def test_changes_that_were_not_committed_are_said(shelf):
 
 
 def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
-    def refused(child, name):
+    def refused(child, name, about="A rule."):
         with pytest.raises((FindError, LedgerError)) as error:
-            keep(run, child, name, "", dispatcher(), tmp_path)
+            keep(run, child, name, about, dispatcher(), tmp_path)
         assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
         return str(error.value)
 
     assert refused(3, "Swift!") == "'Swift!' is no name for a find: small letters, digits and _, as in fading_adamw"
     assert refused(3, "lion") == "'lion' is on the shelf already; choose another name"
+    assert refused(3, "swift", "Two\nlines") == refused(3, "swift", " ") == "--about says in one line what the rule is"
     assert "no child 999999; write a number from 0 to " in refused(999_999, "swift")
     with Ledger.reading(run) as ledger:
         dropped = next(row.child for row in ledger.children() if row.fitness is None)
@@ -163,6 +215,6 @@ def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
 def test_every_find_on_the_shelf_gives_its_recorded_scores(name):
     found = read_find(name)
     here = differences(found)
-    if changed := [what for what in here if what not in replays.BREEDS]:
+    if changed := [what for what in here if what not in BREEDS]:
         pytest.skip(f"{name} was scored with another {' and '.join(changed)}")
     assert measured(load(name), found.config, dispatcher()) == found.scores

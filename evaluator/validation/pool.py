@@ -141,6 +141,8 @@ class TargetPool:
             if "executor" in self.__dict__:
                 self.executor.close()
         with suppress(OSError):  # there is none, or it holds checkpoints
+            for part in self.folder.glob("*.part"):  # of workers that were killed as they wrote
+                part.unlink()
             self.folder.rmdir()
         self.record.close()
 

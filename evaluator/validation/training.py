@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import logging
 import math
 import time
@@ -173,9 +172,7 @@ class Trainer:
         """Writes all that the rest of the run depends on, whole or not at all."""
         held = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
                 "sum": self._sum, "since": self._since, "result": asdict(self.result)}  # fmt: skip
-        written = io.BytesIO()
-        torch.save(held, written)
-        replace_file(path, written.getvalue())
+        replace_file(path, lambda file: torch.save(held, file))
 
     def load(self, path: Path) -> None:
         """Goes on from what `save` wrote."""

@@ -281,9 +281,8 @@ def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) 
         said.append("It has no test data: what is compared is the data that settings were chosen on, on other seeds.")
     if (epochs := target.epochs(round(target.steps * max(preset.curve)))) > _MANY_EPOCHS:
         said.append(f"Its text is read {epochs:.0f} times: give a longer one with --text.")
-    runs = preset.budget.runs()
     said.append(
-        f"{runs} tuning runs a side, chosen mostly on one seed: tuned a second time a side may end elsewhere, which "
+        f"{preset.budget} tune a side, chosen mostly on one seed: tuned a second time a side may end elsewhere, which "
         "the intervals, over seeds and fit, do not hold."
     )
     outcomes = [outcome for c in rivals for outcome in c.outcomes.values()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -124,9 +123,7 @@ def pretrained(shape: DecoderShape, source: str) -> dict[str, Tensor]:
     if not path.exists():
         found = _trained(shape, source)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        written = io.BytesIO()
-        torch.save(found, written)
-        replace_file(path, written.getvalue())
+        replace_file(path, lambda file: torch.save(found, file))
     return dict(torch.load(path, weights_only=True))
 
 

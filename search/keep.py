@@ -1,0 +1,133 @@
+"""From a run to the shelf: a row's program, simplified, scored as printed, and written with its record."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..discovered import names
+from ..discovered.catalogue import SUFFIX
+from ..discovered.families import families
+from ..dsl import Program
+from ..dsl.simplify import explain, simplify
+from ..evaluator.dispatcher import Dispatcher
+from ..evaluator.fitness import Trial
+from ..evaluator.trials import scores
+from ..proxies.whole_file import replace_file
+from .elites import HELD_OUT_FACTORS, fresh_seeds
+from .find import Ancestor, Find, FindError, Scored, finds, shelf
+from .ledger import Child, Ledger, LedgerError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def keep(
+    run: Path,
+    child: int,
+    name: str,
+    about: str,
+    dispatcher: Dispatcher,
+    folder: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Puts a row of a run on the shelf: its simplified program as text, and the record; gives the program's file.
+
+    The simplified program is scored as printed, on fresh seeds of the search's tasks and of its held-out tasks.
+
+    Args:
+        run: The run's folder.
+        child: The row.
+        name: Of the find: small letters, digits and _.
+        about: What the rule is, in one line.
+        dispatcher: What trains.
+        folder: In place of the package's shelf.
+        tell: Is told of progress, a line each.
+
+    Raises:
+        FindError: The name is taken or is none, or the row came through no last stage.
+        LedgerError: There is no such run.
+        OSError: The shelf cannot be written; said before anything trains.
+    """
+    where = folder or shelf()
+    _check(name, about, where)
+    with Ledger.reading(run) as ledger:
+        row, meta = ledger.child(child), ledger.meta()
+        if row is None:
+            raise LedgerError(f"{run}: no child {child}; write a number from 0 to {max(ledger.count() - 1, 0)}")
+        lineage = _lineage(ledger, row)
+        so_far = [c.steps for c in ledger.children() if c.child <= child]
+    if row.fitness is None:
+        raise FindError(f"row {child} of {run} has no fitness: it was dropped on the way ({row.reason or 'an alias'})")
+    written = Program.parse(row.final or row.program)
+    program = replace(simplify(written), name=name)
+    tell(f"row {child}: {len(written.statements)} statements, {len(program.statements)} simplified")
+    rules = tuple(step.rule for part in written.parts() for step in explain(part))
+    config = json.loads(meta["config"])
+    find = Find(
+        config=config, starts=tuple(json.loads(meta["starts"])),
+        environment={n: v for n, v in meta.items() if n not in ("config", "starts", "commit", "format", "looks")},
+        commit=meta.get("commit", ""), seed=config["seed"], child=child, children=len(so_far), steps=sum(so_far),
+        fitness=row.fitness, lineage=lineage, rules=rules,
+        families=tuple(map(str, families(program))), scores=measured(program, config, dispatcher, tell),
+    )  # fmt: skip
+    return _write(name, about, program, find, where)
+
+
+def _check(name: str, about: str, where: Path) -> None:
+    """Before anything trains."""
+    if not _NAME.fullmatch(name):
+        raise FindError(f"{name!r} is no name for a find: small letters, digits and _, as in fading_adamw")
+    if name in names() or name in finds(where):
+        raise FindError(f"{name!r} is on the shelf already; choose another name")
+    if not about.strip() or "\n" in about:
+        raise FindError("--about says in one line what the rule is")
+    where.mkdir(parents=True, exist_ok=True)
+    replace_file(where / f"{name}.part", "")  # the shelf can be written
+    (where / f"{name}.part").unlink()
+
+
+def _write(name: str, about: str, program: Program, find: Find, where: Path) -> Path:
+    commit = f" of {find.commit[:7]}" if find.commit else ""
+    doc = f"{about}\nSource: Stepsmith's search, seed {find.seed}, row {find.child}{commit}."
+    path = where / f"{name}{SUFFIX}"
+    replace_file(path, str(replace(program, doc=doc)))
+    replace_file(where / f"{name}.json", find.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def measured(
+    program: Program, config: dict[str, Any], dispatcher: Dispatcher, tell: Callable[[str], None] = lambda text: None
+) -> tuple[Scored, ...]:
+    """The speedups of a program, from its printed text, on the tasks of a search and those that it held out."""
+    program = Program.parse(str(program))
+    pick, show = fresh_seeds(0)
+    own = list(dict.fromkeys(config["stages"][-1]["tasks"]))
+    found = []
+    for task in [*own, *config["held_out"]]:
+        tell(f"scoring on {len(show)} fresh seeds of {task}")
+        factor = 1.0 if task in own else _factor(dispatcher, program, task, pick[:2])
+        tried = program if factor == 1 else program.with_lr(program.peak * factor)
+        [score] = scores(dispatcher, [tried], Trial((task,), seeds=show))
+        found.append(Scored(task=task, seeds=show, speedups=score.speedups[0], factor=factor))
+    return tuple(found)
+
+
+def _factor(dispatcher: Dispatcher, program: Program, task: str, seeds: Sequence[int]) -> float:
+    """The factor on the learning rate that picking seeds prefer on a task the search never saw."""
+    [moved] = scores(dispatcher, [program], Trial((task,), seeds=tuple(seeds), lr_factors=HELD_OUT_FACTORS))
+    return moved.program.peak / program.peak
+
+
+def _lineage(ledger: Ledger, row: Child) -> tuple[Ancestor, ...]:
+    """From the first row to this one."""
+    rows = [row]
+    while (parent := rows[-1].parent) is not None:
+        above = ledger.child(parent)
+        if above is None:
+            break
+        rows.append(above)
+    return tuple(Ancestor(child=r.child, edit=r.edit, program=r.program, fitness=r.fitness) for r in reversed(rows))
