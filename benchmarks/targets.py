@@ -33,7 +33,7 @@ PRESET = TABLE
 TARGETS = ("gpt-60k", "llama-60k")
 RULES = (
     "muon", "lion", "sgd", "momentum", "signum", "rmsprop", "nadamw", "c_adamw", "c_lion", "adabelief",
-    "scale", "swan", "sinkgd", "adafactor", "adagrad", "exadam", "signsgd", "soap", "root",
+    "scale", "swan", "sinkgd", "adafactor", "adagrad", "exadam", "signsgd",
 )  # fmt: skip
 
 
