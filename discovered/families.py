@@ -5,6 +5,7 @@ The text does not matter. A step is a function of gradient, weights and states, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -152,7 +153,9 @@ def _rates(steps: _Steps, state: int, g: _Array) -> tuple[float, float] | None:
     def momenta(m: _Array) -> _Array:
         return np.asarray(steps.step(np.zeros(_SHAPE), g, {**others, state: [m]})[1][state][0])
 
-    unit = np.abs(momenta(np.zeros(_SHAPE))).max()  # what this gradient adds
+    unit = float(np.abs(momenta(np.zeros(_SHAPE))).max())  # what this gradient adds
+    if not 0 < unit < math.inf:
+        return None
     before = [unit * steps.random.standard_normal(_SHAPE) for _ in range(2)]
     kept = _average(g, before, [momenta(m) for m in before], tolerance)
     if kept is None:
@@ -189,7 +192,7 @@ def _average(
     """
     ends = np.concatenate([x.ravel() for x in after])
     basis = np.stack([np.concatenate([x.ravel() for x in before]), np.concatenate([g.ravel()] * len(before))], axis=1)
-    if not np.isfinite(ends).all():
+    if not np.isfinite(ends).all() or not np.isfinite(basis).all():
         return None
     (rate, share), *_ = np.linalg.lstsq(basis, ends, rcond=None)
     exact = np.abs(basis @ (rate, share) - ends).max() <= tolerance * np.abs(ends).max()

@@ -9,6 +9,7 @@ from stepsmith.discovered import entries, identify, load
 from stepsmith.discovered.families import families
 from stepsmith.dsl import Program
 from stepsmith.dsl.transforms import SCALES, cautious, cautious_decay, low_bit_state
+from stepsmith.search.mutate import Mutator
 
 
 def named(program):
@@ -133,6 +134,15 @@ def test_the_two_rates_are_those_of_the_rule():
         text = f"def f(w, g, m, lr):\n  u = sign(interp(g, m, {inside}))\n  return lr * u, interp(g, m, {rate})"
         [family] = families(Program.parse(text))
         assert family.detail.startswith(f"sign of an interpolation at {inside:.3g}, momentum at {rate:.3g}")
+
+
+def test_whatever_a_search_writes_is_answered():
+    random, mutator = np.random.default_rng(3), Mutator("elementwise")
+    for start in [load("signum"), load("adamw"), LION["clipped"]] * 60:
+        program = start
+        for _ in range(6):
+            program, _ = mutator.mutate(program, random)
+        assert set(named(program)) <= {"lion", "cautious"}
 
 
 def test_identify_says_the_family_of_what_is_no_known_rule():

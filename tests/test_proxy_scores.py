@@ -62,6 +62,14 @@ def test_what_is_in_the_record_is_not_run_again(record, monkeypatch):
     assert score_rules([QUADRATIC], record, ("sgd", "signsgd"), TINY) == both == read_scores(record)
 
 
+def test_a_score_of_another_budget_is_made_anew_and_the_larger_counts(record):
+    larger = replace(TINY, first=3)
+    small, large = (score_rules([QUADRATIC], record, ("sgd",), budget)[0] for budget in (TINY, larger))
+    assert (small.runs, large.runs) == (TINY.runs(), larger.runs())
+    assert score_rules([QUADRATIC], record, ("sgd",), TINY) == read_scores(record) == [large]
+    assert len(record.read_text("utf-8").splitlines()) == 2
+
+
 def test_a_score_is_good_for_one_task(record):
     score_rules([QUADRATIC], record, ("sgd",), TINY)
     with pytest.raises(NoCurve, match="made on other data or settings"):

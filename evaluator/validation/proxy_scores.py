@@ -9,7 +9,7 @@ scoring goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ RULES = (
     "muon", "scale", "sinkgd", "swan", "adafactor",
 )  # fmt: skip
 TASKS = ("associative", "quadratic", "digits", "bytes_b64", "bytes")  # cheapest first
-#: The whole budget, which the AdamW curves were made with, but where a run takes half a second: so that all rules and
-#: tasks take about an hour of one core.
-BUDGETS = dict.fromkeys(("bytes_b64", "bytes"), Budget(first=24, rounds=1, each=12, finalists=3))
+#: The whole budget, which the AdamW curves were made with, but where a run takes half a second: there most draws are
+#: short runs, so that all rules and tasks take about two hours of one core.
+BUDGETS = dict.fromkeys(("bytes_b64", "bytes"), Budget(16, 1, 16, descent=20, finalists=3, short=80))
 _SWEEP_SEED, _SWEEP_SHARE = 8_999, 1 / 8
 _SWEEP = range(-10, 9)  # octaves about a rule's own learning rate
 
@@ -93,7 +93,7 @@ def score_rules(
         tasks: Each with an AdamW curve.
         record: A file of one JSON line a score; made where there is none.
         rules: Names of the catalogue.
-        budget: Runs of a tuning, for scores that are not in the record; by default the task's of `BUDGETS`.
+        budget: Runs of a tuning; a score in the record that took fewer is made anew. By default that of `BUDGETS`.
         workers: Processes that train; 0: this one.
         tell: Is told of each new score, in a line.
 
@@ -104,16 +104,19 @@ def score_rules(
     """
     with JsonLines(record, _parsed) as lines:
         for task in tasks:
-            due = [rule for rule in rules if _key(rule, task.fingerprint()) not in lines.rows]
+            wanted = budget or BUDGETS.get(task.name, Budget())
+            runs = {s.rule: s.runs for s in read_scores(record) if s.fingerprint == task.fingerprint()}
+            due = [rule for rule in rules if runs.get(rule, 0) < wanted.runs()]
             if not due:
                 continue
             with RunPool(task, workers) as pool:
                 adamw = _adamw_losses(task, pool)
                 for rule in due:
-                    score = score_rule(rule, task, adamw, budget or BUDGETS.get(task.name, Budget()), pool)
+                    score = score_rule(rule, task, adamw, wanted, pool)
                     lines.append(asdict(score))
                     tell(f"{task.name} {rule}: speedup {score.speedup:.3f}, {score.seconds:.0f} s")
-        return [lines.rows[_key(rule, task.fingerprint())] for task in tasks for rule in rules]
+        best = _best_tuned(lines.rows.values())
+        return [best[rule, task.fingerprint()] for task in tasks for rule in rules]
 
 
 def score_rule(rule: str, task: Task, adamw: Sequence[float], budget: Budget, pool: RunPool) -> ProxyScore:
@@ -157,22 +160,27 @@ def speedups_beside(losses: Sequence[float], adamw: Sequence[float], task: Task)
 
 
 def read_scores(record: Path) -> list[ProxyScore]:
-    """The scores of a record, in order; a line that an interruption cut off is none.
+    """The scores of a record, in order; of one rule and task that which took the most runs.
 
     >>> read_scores(Path("nothing there"))
     []
     """
-    return list(JsonLines(record, _parsed).rows.values())
+    return list(_best_tuned(JsonLines(record, _parsed).rows.values()).values())
 
 
-def _key(rule: str, fingerprint: str) -> str:
-    return f"{rule} {fingerprint}"
+def _best_tuned(scores: Iterable[ProxyScore]) -> dict[tuple[str, str], ProxyScore]:
+    """(rule, fingerprint) -> its score with the most runs."""
+    return {(score.rule, score.fingerprint): score for score in sorted(scores, key=lambda score: score.runs)}
+
+
+def _key(rule: str, fingerprint: str, runs: int) -> str:
+    return f"{rule} {fingerprint} {runs}"
 
 
 def _parsed(held: Mapping[str, Any]) -> tuple[str, ProxyScore]:
     row: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in held.items()}
     score = ProxyScore(**row)
-    return _key(score.rule, score.fingerprint), score
+    return _key(score.rule, score.fingerprint, score.runs), score
 
 
 def _adamw_losses(task: Task, pool: RunPool) -> list[float]:
