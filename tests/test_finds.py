@@ -63,12 +63,14 @@ def own_shelf(shelf, monkeypatch):
     monkeypatch.setattr(find_session, "load", lambda name: load(shelf / f"{name}.opt"))
 
 
-def test_a_find_has_its_whole_way_from_the_start_program(shelf, best):
+def test_a_find_has_its_whole_way_from_the_start_program(run, shelf, best):
     found = read_find("swift", shelf)
     assert (found.child, found.fitness, found.commit) == (best.child, best.fitness, commit())
-    first, last = found.lineage[0], found.lineage[-1]
-    assert (first.child, first.edit, last.child, last.program) == (0, "start", best.child, best.program)
-    assert Program.parse(found.starts[0]) == Program.parse(first.program)
+    with Ledger.reading(run) as ledger:
+        rows = [ledger.child(ancestor.child) for ancestor in found.lineage]
+    assert [row.program for row in rows] == [ancestor.program for ancestor in found.lineage]
+    assert [row.parent for row in rows] == [None, *(row.child for row in rows[:-1])]  # None: a start program
+    assert rows[-1].child == best.child and Program.parse(found.starts[0]).name == "momentum"
     assert all(one.child < two.child for one, two in zip(found.lineage, found.lineage[1:], strict=False))
     assert best.steps < found.steps and found.children == best.child + 1
 
