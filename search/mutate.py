@@ -23,7 +23,7 @@ from ..dsl.program import FIRST, LR, PROGRESS, Arg, Const, G, Program, Statement
 
 MAX_STATEMENTS = 40
 _TRIES = 50  # draws of an op and its arguments before an edit gives up
-_GRAFTED = 0.5  # share of wired statements that take a second new one
+_GRAFTED = 0.5  # share of wired statements of several arguments that bring one of these along
 # Update rules are arithmetic on gradients, weights and states, and half the ops are functions of one argument that
 # hardly any rule has: drawn alike they would crowd out the rest, as would numbers of the schedule.
 _WEIGHTS = {
@@ -120,19 +120,26 @@ class Mutator:
         value = args[position]
         kinds = _kinds_at(program, reader)
         wanted = Kind.GLOBAL if isinstance(value, Const) else kinds[value]
-        made, new = [], _fresh(program)
-        operand = self._statement(kinds, random) if random.random() < _GRAFTED else None
-        if operand is not None and (kind := _kind_of(*operand, kinds)) is not None:
-            made, kinds[new], new = [Statement(new, *operand)], kind, new + 1
-        drawn = self._statement(kinds, random, through=[value, *(s.target for s in made)], wanted=wanted)
+        drawn = self._statement(kinds, random, through=value, wanted=wanted)
         if drawn is None:
             return None
-        rewired = (*args[:position], new, *args[position + 1 :])
+        made = self._grafted(Statement(_fresh(program), *drawn), value, kinds, random)
+        rewired = (*args[:position], made[-1].target, *args[position + 1 :])
         before, after = program.statements[:reader], list(program.statements[reader:])
         if not at_end:
             after[0] = after[0]._replace(args=rewired)
         ends = rewired if at_end else program.returns
-        return _edited(program, [*before, *made, Statement(new, *drawn), *after], ends)
+        return _edited(program, [*before, *made, *after], ends)
+
+    def _grafted(self, statement: Statement, value: Arg, kinds: dict[int, Kind], random: Generator) -> list[Statement]:
+        """The statement, or one time in two with another before it that makes one of its arguments but `value`."""
+        others = [place for place, arg in enumerate(statement.args) if arg != value]
+        operand = self._statement(kinds, random) if others and random.random() < _GRAFTED else None
+        if operand is None:
+            return [statement]
+        args = list(statement.args)
+        args[others[int(random.integers(len(others)))]] = statement.target
+        return [Statement(statement.target, *operand), Statement(statement.target + 1, statement.op, tuple(args))]
 
     def _delete(self, program: Program, random: Generator) -> Program | None:
         """A random statement goes; its readers take one of its arguments, or a variable of its kind."""
@@ -196,20 +203,20 @@ class Mutator:
         self,
         kinds: dict[int, Kind],
         random: Generator,
-        through: Sequence[Arg] = (),
+        through: Arg | None = None,
         wanted: Kind | None = None,
     ) -> tuple[str, tuple[Arg, ...]] | None:
-        """A random op with arguments that fit; `through` are among them and the result is of kind `wanted`."""
+        """A random op with arguments that fit; one of them is `through` and the result is of kind `wanted`."""
         for _ in range(_TRIES):
             op = self.ops[int(np.searchsorted(self.chances, random.random(), side="right"))]
-            if op not in OPS or OPS[op].arity < len(through):
+            if op not in OPS or (OPS[op].arity == 0 and through is not None):
                 continue
             args = [self._value(kinds, random) for _ in range(OPS[op].arity)]
-            for place, arg in zip(random.permutation(len(args)), through, strict=False):
-                args[int(place)] = arg
+            if through is not None:
+                args[int(random.integers(len(args)))] = through
             if args and all(isinstance(a, Const) for a in args):
                 continue  # a number in another dress
-            kind = _kind_of(op, args, kinds)
+            kind = result_kind(op, [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args], args)
             if kind is not None and (wanted is None or kind <= wanted):
                 return op, tuple(args)
         return None
@@ -225,11 +232,6 @@ class Mutator:
         slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
         chances = np.array([_TENSOR if kinds[s] is Kind.TENSOR else 1.0 for s in slots])
         return slots[int(random.choice(len(slots), p=chances / chances.sum()))]
-
-
-def _kind_of(op: str, args: Sequence[Arg], kinds: Mapping[int, Kind]) -> Kind | None:
-    """The kind of an op's result; None where it takes no such arguments."""
-    return result_kind(op, [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args], args)
 
 
 def _kinds_at(program: Program, place: int) -> dict[int, Kind]:
