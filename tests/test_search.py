@@ -69,7 +69,7 @@ def test_evolution_improves_on_a_badly_tuned_start(run):
     _, rows, fold = run
     start = rows[0]
     assert start.edit == "start" and parsed(start) == Program.parse(MOMENTUM)
-    assert fold.best.fitness > start.fitness + 0.15
+    assert fold.best.fitness > start.fitness + 0.25 > 1
     assert fold.best.fitness == max(c.fitness for c in rows.values() if c.scored)
 
 
@@ -119,8 +119,7 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
             kept += 1
             assert behaviour(program).rms == pytest.approx(parent, rel=1e-6)
         else:  # the update is no multiple of lr
-            fitting = program.with_lr(program.peak * parent / row.rms)
-            assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-12, abs=0)
+            assert behaviour(program.with_lr(3 * program.peak)).rms != pytest.approx(3 * row.rms, rel=1e-12)
     assert kept > 30 and changed > 3
 
 

@@ -357,7 +357,7 @@ def test_adamw_against_itself_is_one_and_a_ruined_one_is_worse(pool):
 def test_a_validation_says_what_it_cannot(pool):
     found = validate(pool, LION, TINY, "tiny")
     said = " ".join(found.limits)
-    assert "3 paired seeds" in said and "One target, table-wine" in said and "6 tuning runs" in said
+    assert "3 paired seeds" in said and "One target, table-wine" in said and "6 runs tune a side" in said
     assert {*found.contenders["lion"].sensitivity} == {0.5, 1.0}
     cost = found.contenders["lion"].cost
     assert cost.state_bytes == pytest.approx(4, rel=0.01)
