@@ -209,7 +209,6 @@ def tune(
     from dataclasses import replace
 
     from .evaluator.curve import HORIZONS
-    from .evaluator.executors import default_workers
     from .evaluator.make_curve import QUICK, QUICK_HORIZONS, WHOLE, make_curve
     from .proxies import full_name
     from .proxies import task as task_named
@@ -223,7 +222,7 @@ def tune(
             shown,
             budget,
             shares,
-            default_workers() if workers is None else workers,
+            _training_workers(workers),
             lambda text: print(text, flush=True),
         )
     except KeyboardInterrupt:
@@ -296,7 +295,7 @@ def validate_(
         run_validation(each, folder, Console())
 
 
-def _training_workers(given: int | None, device: str) -> int:
+def _training_workers(given: int | None, device: str = "cpu") -> int:
     """As many as asked for; by default one a core, and on a GPU this process."""
     from .evaluator.executors import default_workers
 
@@ -482,10 +481,10 @@ def keep(
     from rich.console import Console
 
     from .evaluator.dispatcher import Dispatcher
-    from .evaluator.executors import default_workers, make_executor
+    from .evaluator.executors import make_executor
     from .report.find_session import run_keep
 
-    executor = make_executor(default_workers() if workers is None else workers)
+    executor = make_executor(_training_workers(workers))
     run_keep(row, name, about, Dispatcher(executor), Console())
 
 
@@ -499,10 +498,10 @@ def replay(
     from rich.console import Console
 
     from .evaluator.dispatcher import Dispatcher
-    from .evaluator.executors import default_workers, make_executor
+    from .evaluator.executors import make_executor
     from .report.find_session import run_replay
 
-    executor = make_executor(default_workers() if workers is None else workers)
+    executor = make_executor(_training_workers(workers))
     same = run_replay(name, folder or Path("runs", f"replay-{name}"), Dispatcher(executor), Console())
     sys.exit(0 if same else 1)
 

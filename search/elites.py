@@ -20,8 +20,7 @@ from .ledger import Child
 from .population import Fold
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
-#: The learning rate may move once on a task of another size; picked, then frozen.
-HELD_OUT_FACTORS = (0.5, 1.0, 2.0)
+_HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
 _PER_NICHE = 4
 _CANDIDATES = 20
 
@@ -67,7 +66,7 @@ def rescore(
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
-    held_out = {name: _held_out(dispatcher, programs, name, look) for name in fold.config.held_out}
+    held_out = {name: held_out_scores(dispatcher, programs, name, look) for name in fold.config.held_out}
     looked_at = len(chosen) * look
     elites = []
     for index, child in enumerate(chosen):
@@ -124,10 +123,10 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
     return [c for c in ranked if c.child in chosen]
 
 
-def _held_out(dispatcher: Dispatcher, programs: list[Program], name: str, look: int) -> list[Score]:
-    """Scores on a held-out task, at the learning-rate factor that picking seeds prefer."""
+def held_out_scores(dispatcher: Dispatcher, programs: list[Program], name: str, look: int) -> list[Score]:
+    """Scores on a held-out task, each at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)
-    moved = scores(dispatcher, programs, Trial((name,), seeds=pick[:2], lr_factors=HELD_OUT_FACTORS))
+    moved = scores(dispatcher, programs, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
     return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
 
 

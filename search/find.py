@@ -53,7 +53,7 @@ class Find(BaseModel):
         config: Of the run; `starts` are the texts of its start programs.
         environment: Search version, op list, libraries and kind of machine.
         commit: Of the code that ran; "" where it was no checkout.
-        child: The row; `children` and `steps` are those that the run had by then.
+        child: The row; `steps` are those that the run had taken with it.
         fitness: What the search saw, on its own seeds.
         lineage: From the start program to the row.
         rules: What simplified the row's program to the find, in order.
@@ -68,13 +68,17 @@ class Find(BaseModel):
     commit: str
     seed: int
     child: int
-    children: int
     steps: int
     fitness: float
     lineage: tuple[Ancestor, ...]
     rules: tuple[str, ...]
     families: tuple[str, ...]
     scores: tuple[Scored, ...]
+
+    @property
+    def children(self) -> int:
+        """Rows that the run had by then: they are numbered from 0."""
+        return self.child + 1
 
 
 def shelf() -> Path:

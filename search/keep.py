@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import Trial
 from ..evaluator.trials import scores
 from ..proxies.whole_file import replace_file
-from .elites import HELD_OUT_FACTORS, fresh_seeds
+from .elites import fresh_seeds, held_out_scores
 from .find import Ancestor, Find, FindError, Scored, finds, shelf
 from .ledger import Child, Ledger, LedgerError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_LOOK = 0  # re-scorings of a run count from 1, so that no seed of a find is one of theirs
 
 
 def keep(
@@ -59,7 +60,7 @@ def keep(
         if row is None:
             raise LedgerError(f"{run}: no child {child}; write a number from 0 to {max(ledger.count() - 1, 0)}")
         lineage = _lineage(ledger, row)
-        so_far = [c.steps for c in ledger.children() if c.child <= child]
+        steps = ledger.steps(child)
     if row.fitness is None:
         raise FindError(f"row {child} of {run} has no fitness: it was dropped on the way ({row.reason or 'an alias'})")
     written = Program.parse(row.final or row.program)
@@ -70,7 +71,7 @@ def keep(
     find = Find(
         config=config, starts=tuple(json.loads(meta["starts"])),
         environment={n: v for n, v in meta.items() if n not in ("config", "starts", "commit", "format", "looks")},
-        commit=meta.get("commit", ""), seed=config["seed"], child=child, children=len(so_far), steps=sum(so_far),
+        commit=meta.get("commit", ""), seed=config["seed"], child=child, steps=steps,
         fitness=row.fitness, lineage=lineage, rules=rules,
         families=tuple(map(str, families(program))), scores=measured(program, config, dispatcher, tell),
     )  # fmt: skip
@@ -104,22 +105,18 @@ def measured(
 ) -> tuple[Scored, ...]:
     """The speedups of a program, from its printed text, on the tasks of a search and those that it held out."""
     program = Program.parse(str(program))
-    pick, show = fresh_seeds(0)
+    _, show = fresh_seeds(_LOOK)
     own = list(dict.fromkeys(config["stages"][-1]["tasks"]))
     found = []
     for task in [*own, *config["held_out"]]:
         tell(f"scoring on {len(show)} fresh seeds of {task}")
-        factor = 1.0 if task in own else _factor(dispatcher, program, task, pick[:2])
-        tried = program if factor == 1 else program.with_lr(program.peak * factor)
-        [score] = scores(dispatcher, [tried], Trial((task,), seeds=show))
+        if task in own:
+            [score] = scores(dispatcher, [program], Trial((task,), seeds=show))
+        else:
+            [score] = held_out_scores(dispatcher, [program], task, _LOOK)
+        factor = score.program.peak / program.peak
         found.append(Scored(task=task, seeds=show, speedups=score.speedups[0], factor=factor))
     return tuple(found)
-
-
-def _factor(dispatcher: Dispatcher, program: Program, task: str, seeds: Sequence[int]) -> float:
-    """The factor on the learning rate that picking seeds prefer on a task the search never saw."""
-    [moved] = scores(dispatcher, [program], Trial((task,), seeds=tuple(seeds), lr_factors=HELD_OUT_FACTORS))
-    return moved.program.peak / program.peak
 
 
 def _lineage(ledger: Ledger, row: Child) -> tuple[Ancestor, ...]:

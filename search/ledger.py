@@ -188,6 +188,10 @@ class Ledger:
         """How many rows there are."""
         return int(next(self._rows("SELECT COALESCE(MAX(child) + 1, 0) FROM children"))[0])
 
+    def steps(self, child: int) -> int:
+        """Training steps of all rows up to this one."""
+        return int(next(self._rows("SELECT COALESCE(SUM(steps), 0) FROM children WHERE child <= ?", child))[0])
+
     def seconds(self) -> float:
         """Wall seconds of all workers together."""
         return float(next(self._rows("SELECT COALESCE(SUM(seconds), 0) FROM work"))[0])

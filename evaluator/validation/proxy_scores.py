@@ -105,7 +105,8 @@ def score_rules(
     with JsonLines(record, _parsed) as lines:
         for task in tasks:
             wanted = budget or BUDGETS.get(task.name, Budget())
-            runs = {s.rule: s.runs for s in read_scores(record) if s.fingerprint == task.fingerprint()}
+            known = _best_tuned(lines.rows.values())
+            runs = {rule: s.runs for (rule, of), s in known.items() if of == task.fingerprint()}
             due = [rule for rule in rules if runs.get(rule, 0) < wanted.runs()]
             if not due:
                 continue
