@@ -24,7 +24,8 @@ def bound(program: Program, shape: tuple[int, int] = (1024, 1024)) -> tuple[floa
     r"""The largest size of an update over the peak learning rate, whatever the gradients are.
 
     Proved for w = 0, so that a decay, which is linear in w, stays aside, and at a schedule of 1. Intervals of states
-    start at 0 and grow until a step keeps them; then they are narrowed by further steps. NaN and overflow stay aside.
+    start at 0 and grow until a step keeps them; then they are narrowed by further steps. NaN, underflow and overflow
+    stay aside.
 
     Args:
         program: Its own part counts.

@@ -1,8 +1,8 @@
 r"""Symmetries of an optimizer: what its update does when gradients are scaled, flipped, reordered or turned.
 
 Each has a verdict: "proved", by abstract interpretation of the live code with the traits of the op table; "probed",
-it held on random gradients to 1e-9 in float64; or "no". Proofs leave rounding (also that of codecs), NaN and overflow
-aside. A program with a route is judged by its own part; its fallbacks are in `Program.parts`.
+it held on random gradients to 1e-9 in float64; or "no". Proofs leave rounding (also that of codecs), NaN, underflow and
+overflow aside. A program with a route is judged by its own part; its fallbacks are in `Program.parts`.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class Bred(NamedTuple):
     program: Program
 
 
+_SCALINGS = 3  # an update that is no multiple of lr may meet its parent's scale after some
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
 
 
@@ -98,7 +99,9 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
     seen = behaviour(program)
     if not _moves(seen):
         return rejected("no update" if seen.rms == 0 else "not finite on the probe")
-    if scale is not None and abs(scale / seen.rms - 1) > 1e-9:
+    for _ in range(_SCALINGS):
+        if scale is None or abs(scale / seen.rms - 1) <= 1e-9:
+            break
         program = program.with_lr(program.peak * scale / seen.rms)
         seen = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
         if not _moves(seen) or not math.isfinite(program.peak):

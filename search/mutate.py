@@ -23,6 +23,14 @@ from ..dsl.program import FIRST, LR, PROGRESS, Arg, Const, G, Program, Statement
 
 MAX_STATEMENTS = 40
 _TRIES = 50  # draws of an op and its arguments before an edit gives up
+_GRAFTED = 0.5  # share of wired statements of several arguments that bring one of these along
+# Update rules are arithmetic on gradients, weights and states, and half the ops are functions of one argument that
+# hardly any rule has: drawn alike they would crowd out the rest, as would numbers of the schedule.
+_WEIGHTS = {
+    **dict.fromkeys(("add", "subtract", "multiply", "divide", "interp"), 6.0),
+    **dict.fromkeys(("sign", "abs", "max", "min", "square", "sqrt", "less", "greater", "where", "clip", "norm"), 3.0),
+}
+_TENSOR = 3.0  # a tensor's weight among the variables that may be an argument
 
 Edit = Callable[["Mutator", Program, Generator], Program | None]
 
@@ -40,6 +48,8 @@ class Mutator:
 
     def __init__(self, space: str = "lion45", constants_only: bool = False) -> None:
         self.ops = SPACES[space].ops
+        weights = np.array([_WEIGHTS.get(op, 1.0) for op in self.ops])
+        self.chances = np.cumsum(weights) / weights.sum()
         self.inputs = (W, G, LR) if space == "lion45" else (W, G, LR, T, PROGRESS)
         # Edits of structure that are live at once weigh most: numbers of a tuned start have little left to give,
         # and what is inserted is mostly dead until another edit reads it.
@@ -95,8 +105,11 @@ class Mutator:
         return _edited(program, _with(program.statements, place, Statement(target, op, args)))
 
     def _wire(self, program: Program, random: Generator) -> Program | None:
-        """A new statement that takes a value on its way to one reader, and reaches that reader instead."""
-        if len(program.statements) >= MAX_STATEMENTS:
+        """A new statement that takes a value on its way to one reader, and reaches that reader instead.
+
+        What else it takes is there already, or one time in two is the result of another new statement.
+        """
+        if len(program.statements) + 2 > MAX_STATEMENTS:
             return None
         reader = int(random.integers(len(program.statements) + 1))
         at_end = reader == len(program.statements)
@@ -110,13 +123,23 @@ class Mutator:
         drawn = self._statement(kinds, random, through=value, wanted=wanted)
         if drawn is None:
             return None
-        new = _fresh(program)
-        rewired = (*args[:position], new, *args[position + 1 :])
-        statements = _with(program.statements, reader, Statement(new, *drawn))
-        if at_end:
-            return _edited(program, statements, rewired)
-        old = statements[reader + 1]
-        return _edited(program, [*statements[: reader + 1], old._replace(args=rewired), *statements[reader + 2 :]])
+        made = self._grafted(Statement(_fresh(program), *drawn), value, kinds, random)
+        rewired = (*args[:position], made[-1].target, *args[position + 1 :])
+        before, after = program.statements[:reader], list(program.statements[reader:])
+        if not at_end:
+            after[0] = after[0]._replace(args=rewired)
+        ends = rewired if at_end else program.returns
+        return _edited(program, [*before, *made, *after], ends)
+
+    def _grafted(self, statement: Statement, value: Arg, kinds: dict[int, Kind], random: Generator) -> list[Statement]:
+        """The statement, or one time in two with another before it that makes one of its arguments but `value`."""
+        others = [place for place, arg in enumerate(statement.args) if arg != value]
+        operand = self._statement(kinds, random) if others and random.random() < _GRAFTED else None
+        if operand is None:
+            return [statement]
+        args = list(statement.args)
+        args[others[int(random.integers(len(others)))]] = statement.target
+        return [Statement(statement.target, *operand), Statement(statement.target + 1, statement.op, tuple(args))]
 
     def _delete(self, program: Program, random: Generator) -> Program | None:
         """A random statement goes; its readers take one of its arguments, or a variable of its kind."""
@@ -185,7 +208,7 @@ class Mutator:
     ) -> tuple[str, tuple[Arg, ...]] | None:
         """A random op with arguments that fit; one of them is `through` and the result is of kind `wanted`."""
         for _ in range(_TRIES):
-            op = self.ops[int(random.integers(len(self.ops)))]
+            op = self.ops[int(np.searchsorted(self.chances, random.random(), side="right"))]
             if op not in OPS or (OPS[op].arity == 0 and through is not None):
                 continue
             args = [self._value(kinds, random) for _ in range(OPS[op].arity)]
@@ -193,8 +216,7 @@ class Mutator:
                 args[int(random.integers(len(args)))] = through
             if args and all(isinstance(a, Const) for a in args):
                 continue  # a number in another dress
-            given = [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args]
-            kind = result_kind(op, given, args)
+            kind = result_kind(op, [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args], args)
             if kind is not None and (wanted is None or kind <= wanted):
                 return op, tuple(args)
         return None
@@ -208,7 +230,8 @@ class Mutator:
     def _variable(self, kinds: dict[int, Kind], random: Generator) -> int:
         """A variable of the program, or an input that the space reads."""
         slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
-        return slots[int(random.integers(len(slots)))]
+        chances = np.array([_TENSOR if kinds[s] is Kind.TENSOR else 1.0 for s in slots])
+        return slots[int(random.choice(len(slots), p=chances / chances.sum()))]
 
 
 def _kinds_at(program: Program, place: int) -> dict[int, Kind]:

@@ -26,7 +26,7 @@ STEADY = TOML.replace("drop = 0.3", "drop = 0.0")
 
 def survive(folder: Path, faults: int, drivers: int, timeout: float) -> None:
     """Runs a search under `faults` faults of workers and `drivers` deaths of the driver, and checks what is left."""
-    toml = write_inputs(folder, f"steps = {2500 * faults}\n{STEADY}")
+    toml = write_inputs(folder, f"steps = {3500 * faults}\n{STEADY}")
     search(folder / "undisturbed", read_config(toml, {"start": (f"{folder}/momentum.opt",)}))
     failed = [c for c in children(folder / "undisturbed") if c.reason.startswith("failed") and len(c.scores) == 1]
     poisoned = random.Random(3).sample(failed, 2)

@@ -62,8 +62,9 @@ def test_the_structural_key_of_a_random_program_survives_renaming_and_dead_code(
         fresh = 1 + max(program.first_local, *(s.target for s in program.statements))
         dead = [Statement(fresh, "cosh", (G,)), *program.statements, Statement(fresh, "multiply", (W, fresh))]
         assert structural_key(replace(program, statements=tuple(dead))) == name
-        if program.returns[0] != G:
-            assert structural_key(replace(program, returns=(G, *program.returns[1:]))) != name
+        other = replace(program, returns=(G, *program.returns[1:]))
+        if behaviour(other).digest != behaviour(program).digest:
+            assert structural_key(other) != name
 
 
 # --- recall -----------------------------------------------------------------------------------------------

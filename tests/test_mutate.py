@@ -41,7 +41,7 @@ def test_the_generator_alone_decides(starts):
     for program in starts.values():
         first, second = (children(program, Mutator("elementwise"), 50) for _ in range(2))
         assert first == second
-        assert len({child for child, _ in first}) > 40
+        assert len({child for child, _ in first}) > 30
 
 
 def test_all_edits_happen_and_live_ones_most(starts):
@@ -52,8 +52,8 @@ def test_all_edits_happen_and_live_ones_most(starts):
 
 
 def test_an_edit_is_one_edit(starts):
-    """The statement list grows or shrinks by one at most, and the states and names of inputs stay."""
-    grown = {"insert": {1}, "wire": {1}, "delete": {-1}, "argument": {0}, "constant": {0}}
+    """The statement list grows by two at most or shrinks by one, and the states and names of inputs stay."""
+    grown = {"insert": {1}, "wire": {1, 2}, "delete": {-1}, "argument": {0}, "constant": {0}}
     for program in starts.values():
         for child, edit in children(program, Mutator("elementwise"), 300):
             assert len(child.statements) - len(program.statements) in grown[edit]
@@ -140,7 +140,7 @@ def test_every_kind_of_statement_in_lion_can_be_inserted_into_adamw(starts):
     assert ("interp", "tensor", "tensor", "number") in wanted
     plain = Program.parse("def sgd(w, g, m, v, lr):\n u = g * g\n return u, m, v")  # with none of them to begin with
     found = set()
-    for number in range(4_000):
+    for number in range(20_000):
         child, edit = Mutator("lion45").mutate(plain, generator(4, number))
         if edit == "insert":
             found |= {shape_of(child, place) for place in range(len(child.statements))}
