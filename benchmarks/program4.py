@@ -13,10 +13,12 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify import simplify
@@ -24,6 +26,7 @@ from stepsmith.evaluator.cuts import cuts
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import make_executor
 from stepsmith.evaluator.fitness import Trial
+from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.evaluator.shorten import Judge, at_its_lr, orders, subsets
 from stepsmith.evaluator.trials import scores
 from stepsmith.evaluator.tune import PICK_SEEDS
@@ -39,15 +42,15 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=["digits", "bytes_b64"])
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
-    executor = make_executor(given.workers)
-    try:
+    with closing(make_executor(given.workers)) as executor, JsonLines(RECORD, parsed) as record:
         for task, tuned in itertools.product(given.tasks, (peak_tuned, step_tuned)):
             row = judged(task, tuned, Dispatcher(executor))
-            with RECORD.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            record.append(row)
             print(json.dumps(row, indent=1), flush=True)
-    finally:
-        executor.close()
+
+
+def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    return f"{row['date']} {row['task']} {row['tuned']}", row
 
 
 def peak_tuned(text: str, task: str, dispatcher: Dispatcher) -> Program:

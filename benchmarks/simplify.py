@@ -8,12 +8,13 @@ benchmarks/results/simplify.jsonl; the same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
+from collections.abc import Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from stepsmith.discovered import entries
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify import canonical, simplify
 from stepsmith.dsl.simplify.agree import Agreement, agreement
+from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.search.mutate import Mutator
 
 RECORD = Path(__file__).parent / "results" / "simplify.jsonl"
@@ -84,10 +86,13 @@ def chunk(index: int, commit: str) -> dict[str, object]:
             "ms": milliseconds, "unsound": unsound}  # fmt: skip
 
 
-def rows(commits: list[str]) -> list[dict[str, object]]:
+def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    return f"{row['commit']} {row['chunk']}", row
+
+
+def rows(record: JsonLines[Mapping[str, Any]], commits: Collection[str]) -> list[Mapping[str, Any]]:
     """What has been run on any of these commits, each chunk once."""
-    lines = RECORD.read_text("utf-8").splitlines() if RECORD.exists() else []
-    return list({row["chunk"]: row for row in map(json.loads, lines) if row["commit"] in commits}.values())
+    return list({row["chunk"]: row for row in record.rows.values() if row["commit"] in commits}.values())
 
 
 def main() -> None:
@@ -96,31 +101,27 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--label", default="now", help="what to record the rows under: a commit")
     parser.add_argument("--also", nargs="*", default=[], help="commits with the same simplifier, whose rows count too")
-    parser.add_argument("--again", nargs="*", type=int, default=[], help="chunks to run once more; the last row counts")
     given = parser.parse_args()
     labels = [*given.also, given.label]
-    done = {row["chunk"] for row in rows(labels)}
-    done -= set(given.again)
-    todo = [i for i in range(-(-given.count // CHUNK)) if i not in done]
-    with ProcessPoolExecutor(given.workers) as pool:
+    with JsonLines(RECORD, parsed) as record, ProcessPoolExecutor(given.workers) as pool:
+        done = {row["chunk"] for row in rows(record, labels)}
+        todo = [i for i in range(-(-given.count // CHUNK)) if i not in done]
         for row in pool.map(partial(chunk, commit=given.label), todo):
-            with RECORD.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            record.append(row)
             print(row["chunk"], row["counts"], flush=True)
-    print(summary(labels))
+    print(summary(rows(record, labels)))
 
 
-def summary(commits: list[str]) -> str:
-    """All rows of these commits together."""
-    found = rows(commits)
+def summary(found: Collection[Mapping[str, Any]]) -> str:
+    """All rows together."""
     total: Counter[str] = Counter()
     for row in found:
-        total.update(row["counts"])  # type: ignore[arg-type]
-    statements = [sum(int(str(row[side])) for row in found) / (CHUNK * len(found)) for side in ("before", "after")]
+        total.update(row["counts"])
+    statements = [sum(row[side] for row in found) / (CHUNK * len(found)) for side in ("before", "after")]
     lines = [f"{CHUNK * len(found)} programs, {statements[0]:.1f} statements before, {statements[1]:.1f} after"]
     lines += [f"  {name}: {count}" for name, count in sorted(total.items())]
     for name in ("simplify", "canonical"):
-        worst = {k: max(row["ms"][name][k] for row in found) for k in ("median", "p99", "most")}  # type: ignore[index]
+        worst = {k: max(row["ms"][name][k] for row in found) for k in ("median", "p99", "most")}
         lines.append(f"  {name}: worst chunk's median {worst['median']:.1f} ms, p99 {worst['p99']:.0f}, "
                      f"most {worst['most']:.0f}")  # fmt: skip
     return "\n".join(lines)

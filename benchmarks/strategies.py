@@ -8,14 +8,17 @@ further seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import make_executor
+from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.elites import best_on_fresh_seeds
 from stepsmith.search.run import create_run, run_search
@@ -48,16 +51,20 @@ def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher
     }  # fmt: skip
 
 
-def rows() -> list[dict[str, object]]:
-    """What has been run."""
-    return [json.loads(line) for line in RECORD.read_text("utf-8").splitlines()] if RECORD.exists() else []
+def key(strategy: str, seed: int, steps: int, start: str) -> str:
+    return f"{strategy} {seed} {steps} {start}"
 
 
-def table(budget: int, start: str) -> str:
+def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    return key(row["strategy"], row["seed"], row["budget"], row["start"]), row
+
+
+def table(rows: Iterable[Mapping[str, Any]], budget: int, start: str) -> str:
     """Medians over seeds, as text."""
+    measured = list(rows)
     lines = [f"{'strategy':12} {'seeds':>5} {'median':>7}  speedup over tuned AdamW on unseen seeds, each search"]
     for strategy in VARIANTS:
-        some = [r for r in rows() if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
+        some = [r for r in measured if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
             each = " ".join(f"{v:.3f}" for v in values)
@@ -75,20 +82,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     dispatcher = Dispatcher(make_executor(arguments.workers or 0))
-    try:
+    with closing(dispatcher.executor), JsonLines(RECORD, parsed) as record:
         for seed in range(101, 101 + arguments.seeds):
             for strategy in arguments.only:
-                key = (strategy, seed, arguments.steps, arguments.start)
-                if any((r["strategy"], r["seed"], r["budget"], r["start"]) == key for r in rows()):
-                    continue
-                row = one(*key, dispatcher)
-                RECORD.parent.mkdir(exist_ok=True)
-                with RECORD.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(strategy, seed, row["unseen"], flush=True)
-    finally:
-        dispatcher.executor.close()
-    print(table(arguments.steps, arguments.start))
+                search = (strategy, seed, arguments.steps, arguments.start)
+                if key(*search) not in record.rows:
+                    row = one(*search, dispatcher)
+                    record.append(row)
+                    print(strategy, seed, row["unseen"], flush=True)
+    print(table(record.rows.values(), arguments.steps, arguments.start))
 
 
 if __name__ == "__main__":
