@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stepsmith.discovered import entries
@@ -15,6 +16,7 @@ from stepsmith.evaluator.fitness import paired_speedups
 from stepsmith.evaluator.settings import as_run
 from stepsmith.evaluator.tune import Budget
 from stepsmith.evaluator.validation import proxy_scores
+from stepsmith.evaluator.validation.fidelity import fidelity
 from stepsmith.evaluator.validation.proxy_scores import RULES, TASKS, read_scores, score_rules, speedups_beside
 from stepsmith.proxies import task
 
@@ -90,3 +92,35 @@ def test_the_command_scores_and_prints(record, monkeypatch, capsys):
     told, head, row = capsys.readouterr().out.splitlines()
     assert told.startswith("quadratic sgd: speedup ")
     assert head.split() == ["rule", "quadratic"] and row.startswith("sgd ")
+
+
+def noisy(order, random, noise):
+    """Eight seeds of speedups whose logs follow `order`, with noise of a rule and of a seed."""
+    places = np.arange(len(order)) / len(order) + noise * random.standard_normal(len(order))
+    return {name: np.exp(x + 0.02 * random.standard_normal(8)) for name, x in zip(order, places, strict=True)}
+
+
+def test_a_proxy_that_ranks_nothing_for_sure_is_in_no_suite():
+    """Its tau on half of the rules may come out high, and a suite with it higher: on the others it does not."""
+    rules, random = [f"rule{i}" for i in range(18)], np.random.default_rng(3)
+    target = noisy(rules, random, 0.0)
+    for _ in range(5):
+        good, coin = noisy(rules, random, 0.15), noisy(list(random.permutation(rules)), random, 0.0)
+        found = fidelity({"good": good, "coin": coin}, {"target": target, "other": noisy(rules, random, 0.05)})
+        assert found.suite == ("good",) and found.rules == (9, 9)
+        assert found.judged.low > 0 and found.second["other"].low > 0
+        assert found.each["coin"].mean < found.each["good"].low
+
+
+def test_where_no_proxy_is_sure_the_surest_is_the_suite():
+    rules, random = [f"rule{i}" for i in range(24)], np.random.default_rng(4)
+    turned = noisy(rules[::-1], random, 0.1)
+    found = fidelity({"turned": turned, "coin": noisy(list(random.permutation(rules)), random, 0.0)},
+                     {"target": noisy(rules, random, 0.0)})  # fmt: skip
+    assert found.suite == ("coin",) and found.each["turned"].mean < -0.5
+
+
+def test_too_few_rules_choose_nothing():
+    few = {f"rule{i}": [1.0, 1.0] for i in range(5)}
+    with pytest.raises(ValueError, match="5 rules have a score on every proxy and on target; it takes six"):
+        fidelity({"proxy": few}, {"target": few})

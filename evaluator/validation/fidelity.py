@@ -35,11 +35,12 @@ class Fidelity:
 
 
 def fidelity(proxies: Mapping[str, Scores], targets: Mapping[str, Scores], most: int = 3) -> Fidelity:
-    """Chooses the suite of at most `most` proxies whose mean log speedup agrees best with the first target.
+    """Chooses the suite of at most `most` proxies whose mean log speedup agrees most surely with the first target.
 
     Rules are halved by their place in the order of the first target's scores, so that both halves hold good and bad
-    ones: odd places choose, even places judge. Seeds are halved by their order. Of suites that agree equally the
-    smaller is taken.
+    ones: odd places choose, even places judge. Seeds are halved by their order. A proxy whose tau has a lower end of 0
+    or less on the choosing half is a filter and in no suite. Of the suites of the others that with the highest lower
+    end is taken, the smaller of equals; where there are no others, all proxies are.
 
     Args:
         proxies: Proxy -> rule -> speedups.
@@ -61,11 +62,13 @@ def fidelity(proxies: Mapping[str, Scores], targets: Mapping[str, Scores], most:
         raise ValueError(f"{len(rules)} rules have a score on every proxy and on {first}; it takes six")
     order = sorted(rules, key=lambda rule: (sum(targets[first][rule]), rule))
     choosing, judging = order[1::2], order[0::2]
-    suites = [s for size in range(1, most + 1) for s in combinations(proxies, size)]
-    taus = {
-        s: kendall_tau(_half(suite_scores(proxies, s), choosing, 0), _half(targets[first], choosing, 0)) for s in suites
-    }
-    suite = max(suites, key=lambda s: (taus[s].mean, -len(s)))
+
+    def tau(suite: tuple[str, ...]) -> Interval:
+        return kendall_tau(_half(suite_scores(proxies, suite), choosing, 0), _half(targets[first], choosing, 0))
+
+    able = [name for name in proxies if tau((name,)).low > 0] or list(proxies)
+    taus = {suite: tau(suite) for size in range(1, most + 1) for suite in combinations(able, size)}
+    suite = max(taus, key=lambda s: (taus[s].low, -len(s)))
     scores = suite_scores(proxies, suite)
     return Fidelity(
         each={name: kendall_tau(_of(proxies[name], rules), _of(targets[first], rules)) for name in proxies},
