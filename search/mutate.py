@@ -30,6 +30,8 @@ _WEIGHTS = {
     **dict.fromkeys(("add", "subtract", "multiply", "divide", "interp"), 6.0),
     **dict.fromkeys(("sign", "abs", "max", "min", "square", "sqrt", "less", "greater", "where", "clip", "norm"), 3.0),
 }
+_ROUND, _NUMBERS = 1 / 3, (0.0, 1.0, -1.0, 2.0, 0.5)
+_JOINS = ("add", "subtract", "multiply", "divide", "max", "min", "interp")  # what may make one of a doubled statement
 _TENSOR = 3.0  # a tensor's weight among the variables that may be an argument
 
 Edit = Callable[["Mutator", Program, Generator], Program | None]
@@ -50,6 +52,7 @@ class Mutator:
         self.ops = SPACES[space].ops
         weights = np.array([_WEIGHTS.get(op, 1.0) for op in self.ops])
         self.chances = np.cumsum(weights) / weights.sum()
+        self.joins = [op for op in _JOINS if op in self.ops]
         self.inputs = (W, G, LR) if space == "lion45" else (W, G, LR, T, PROGRESS)
         # Edits of structure that are live at once weigh most: numbers of a tuned start have little left to give,
         # and what is inserted is mostly dead until another edit reads it.
@@ -59,6 +62,7 @@ class Mutator:
             else {
                 "insert": (0.5, Mutator._insert),
                 "wire": (1.5, Mutator._wire),
+                "double": (0.75, Mutator._double),
                 "delete": (0.75, Mutator._delete),
                 "argument": (1.5, Mutator._argument),
                 "constant": (0.5, Mutator._constant),
@@ -140,6 +144,26 @@ class Mutator:
         args = list(statement.args)
         args[others[int(random.integers(len(others)))]] = statement.target
         return [Statement(statement.target, *operand), Statement(statement.target + 1, statement.op, tuple(args))]
+
+    def _double(self, program: Program, random: Generator) -> Program | None:
+        """A statement is written a second time with one argument drawn anew, and an op of both takes its place.
+
+        As genes are doubled: published rules have pairs of averages, signs and norms that differ in one argument.
+        """
+        places = [i for i, s in enumerate(program.statements) if s.args]
+        if not places or len(program.statements) + 2 > MAX_STATEMENTS:
+            return None
+        place = places[int(random.integers(len(places)))]
+        statement, kinds = program.statements[place], _kinds_at(program, place)
+        args, twin = list(statement.args), _fresh(program)
+        args[int(random.integers(len(args)))] = self._value(kinds, random)
+        if tuple(args) == statement.args or all(isinstance(a, Const) for a in args):
+            return None  # the same, or a number in another dress
+        join = self.joins[int(random.integers(len(self.joins)))]
+        both = (statement.target, twin) if random.random() < 0.5 else (twin, statement.target)
+        ends = both if OPS[join].arity == 2 else (*both, Const(float(random.random())))
+        made = [Statement(twin, statement.op, tuple(args)), statement, Statement(statement.target, join, ends)]
+        return _edited(program, [*program.statements[:place], *made, *program.statements[place + 1 :]])
 
     def _delete(self, program: Program, random: Generator) -> Program | None:
         """A random statement goes; its readers take one of its arguments, or a variable of its kind."""
@@ -224,7 +248,7 @@ class Mutator:
     def _value(self, kinds: dict[int, Kind], random: Generator) -> Arg:
         """A variable, or (one time in four) a number."""
         if random.random() < 0.25:
-            return Const(float(random.standard_normal()))
+            return Const(_number(random))
         return self._variable(kinds, random)
 
     def _variable(self, kinds: dict[int, Kind], random: Generator) -> int:
@@ -232,6 +256,13 @@ class Mutator:
         slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
         chances = np.array([_TENSOR if kinds[s] is Kind.TENSOR else 1.0 for s in slots])
         return slots[int(random.choice(len(slots), p=chances / chances.sum()))]
+
+
+def _number(random: Generator) -> float:
+    """One time in three one of those that rules are written with, where comparisons and shares turn; else N(0, 1)."""
+    if random.random() < _ROUND:
+        return _NUMBERS[int(random.integers(len(_NUMBERS)))]
+    return float(random.standard_normal())
 
 
 def _kinds_at(program: Program, place: int) -> dict[int, Kind]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from stepsmith.discovered import load
 from stepsmith.dsl import SPACES, Const, Kind, Program, check
 from stepsmith.dsl.kinds import infer
 from stepsmith.dsl.program import PROGRESS, T
@@ -46,18 +48,35 @@ def test_the_generator_alone_decides(starts):
 
 def test_all_edits_happen_and_live_ones_most(starts):
     edits = Counter(edit for _, edit in children(starts["adamw"], Mutator(), 2_000))
-    assert set(edits) == {"insert", "wire", "delete", "argument", "constant"}
+    assert set(edits) == {"insert", "wire", "double", "delete", "argument", "constant"}
     assert min(edits.values()) > 150
     assert min(edits["wire"], edits["argument"]) > 2 * max(edits["insert"], edits["constant"])
 
 
 def test_an_edit_is_one_edit(starts):
     """The statement list grows by two at most or shrinks by one, and the states and names of inputs stay."""
-    grown = {"insert": {1}, "wire": {1, 2}, "delete": {-1}, "argument": {0}, "constant": {0}}
+    grown = {"insert": {1}, "wire": {1, 2}, "double": {2}, "delete": {-1}, "argument": {0}, "constant": {0}}
     for program in starts.values():
         for child, edit in children(program, Mutator("elementwise"), 300):
             assert len(child.statements) - len(program.statements) in grown[edit]
             assert child.states == program.states
+
+
+def test_a_doubled_statement_is_beside_itself_with_one_argument_changed():
+    """What read it reads both: a rule of two signs, or of two averages, is one edit from a rule of one."""
+    program = load("signum")
+    doubled = [c for c, edit in children(program, Mutator("elementwise"), 4_000) if edit == "double"]
+    pairs = Counter()
+    for child in doubled:
+        places = range(len(program.statements))
+        (place,) = [i for i in places if child.statements[i + 1].op == program.statements[i].op][:1]
+        twin, own, join = child.statements[place : place + 3]
+        assert twin.op == own.op and join.target == own.target and {own.target, twin.target} <= set(join.args)
+        assert sum(a != b for a, b in zip(twin.args, own.args, strict=True)) == 1
+        pairs[own.op] += 1
+    assert set(pairs) == {"interp", "sign", "multiply"}
+    rules = {str(replace(child, name="f", doc="")) for child in doubled}
+    assert len(rules) > 200 and any("sign(g)" in rule and "sign(m)" in rule for rule in rules)
 
 
 def without_numbers(program: Program) -> tuple:
