@@ -71,6 +71,8 @@ class Values:
         with np.errstate(all="ignore"):
             for mono, c in form.terms.items():
                 part = float(c)
+                if abs(part) < EDGE:
+                    raise Beyond("a number that would be taken for rounding")
                 for atom, p, r in mono:
                     x = self.atom(atom)
                     size = np.where(np.abs(x) < TINY, 0.0, np.abs(x) ** float(r))
