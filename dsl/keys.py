@@ -62,6 +62,17 @@ def structural_key(program: Program) -> str:
     return _digest(repr([(part.roles, part.periods, _structure(part)) for part in program.parts()]))
 
 
+def skeleton_key(program: Program) -> str:
+    r"""A hash as `structural_key` that leaves numbers out: tuning a program does not change it.
+
+    >>> a = Program.parse("def f(w, g, m, lr=1e-3):\n  m = interp(g, m, 0.9)\n  return lr * m, m")
+    >>> b = Program.parse("def f(w, g, m, lr=0.5, beta=0.99):\n  m = interp(g, m, beta)\n  return lr * m, m")
+    >>> skeleton_key(a) == skeleton_key(b), structural_key(a) == structural_key(b)
+    (True, False)
+    """
+    return _digest(repr([(part.roles, part.periods, _structure(part, numbers=False)) for part in program.parts()]))
+
+
 def _order(live: Flow) -> dict[int, int]:
     """States numbered in the order in which live code first reads them; unread ones are not there."""
     order: dict[int, int] = {}
@@ -83,7 +94,7 @@ def _codecs(program: Program, live: Flow) -> list[tuple[int, str]]:
     return sorted((number, str(codec)) for number, codec in kept if codec is not None)
 
 
-def _structure(program: Program) -> object:
+def _structure(program: Program, numbers: bool = True) -> object:
     """Hashes bottom-up, so that sorting commutative arguments does not depend on numbering."""
     live, peak = flow(program), program.peak
     order = _order(live)
@@ -91,11 +102,11 @@ def _structure(program: Program) -> object:
 
     def name(arg: Arg) -> str:
         if isinstance(arg, Const):
-            return repr(arg.value)
+            return repr(arg.value) if numbers else "number"
         if arg in live.hypers:
-            return repr(live.hypers[arg])
+            return repr(live.hypers[arg]) if numbers else "number"
         if arg == LR:
-            return f"lr {peak!r}"
+            return f"lr {peak!r}" if numbers else "lr"
         if arg < FIRST:
             return f"in {arg}"
         return names[arg] if arg in names else f"state {order[arg]} {live.kinds[arg]}"

@@ -6,7 +6,7 @@ in float32 whatever the search trained in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dsl import Program
@@ -62,7 +62,7 @@ def rescore(
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
     states = [c.state for c in candidates]
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick), count, states)
-    chosen = _with_niches([candidates[i] for i in order], count)
+    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
@@ -121,6 +121,14 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
     order = {c.child: c for c in [*ranked[:1], *niches, *ranked]}
     chosen = list(order)[:count]
     return [c for c in ranked if c.child in chosen]
+
+
+def _unlike(ranked: Sequence[Child], skeletons: Mapping[int, str]) -> list[Child]:
+    """The first of each skeleton: of programs that differ in numbers alone a person wants to see the best."""
+    first: dict[str, Child] = {}
+    for child in ranked:
+        first.setdefault(skeletons[child.child], child)
+    return list(first.values())
 
 
 def held_out_scores(dispatcher: Dispatcher, programs: list[Program], name: str, look: int) -> list[Score]:

@@ -1,4 +1,4 @@
-"""The fittest rows so far, a bounded number for each number of states."""
+"""The fittest rows so far, a bounded number for each number of states, few of them alike but for their numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ..dsl import Program
+from ..dsl.keys import skeleton_key
 from .ledger import Child
 
 _KEPT = 100  # of each number of states; what is shown at the end is chosen among far fewer
+_ALIKE = 3  # of each skeleton: the fittest of many alike is so by luck, and others of them may be better
 
 
 def _rank(child: Child) -> tuple[float, int]:
@@ -19,16 +22,33 @@ def _rank(child: Child) -> tuple[float, int]:
 
 @dataclass
 class Fittest:
-    """Scored rows by their number of states, fittest first."""
+    """Scored rows by their number of states, fittest first.
+
+    Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept.
+    """
 
     by_states: dict[int, list[Child]] = field(default_factory=dict)
+    skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
 
     def add(self, child: Child) -> None:
-        """Enters a scored row, if it is among the fittest of its number of states."""
+        """Enters a scored row, if it is among the fittest of its number of states and of its skeleton."""
         kept = self.by_states.setdefault(child.state, [])
-        if len(kept) < _KEPT or _rank(child) < _rank(kept[-1]):
-            insort(kept, child, key=_rank)
-            del kept[_KEPT:]
+        if len(kept) == _KEPT and _rank(child) > _rank(kept[-1]):
+            return
+        skeleton = skeleton_key(Program.parse(child.final))
+        alike = [c for c in kept if self.skeletons[c.child] == skeleton]
+        if len(alike) == _ALIKE and _rank(child) > _rank(alike[-1]):
+            return
+        insort(kept, child, key=_rank)
+        self.skeletons[child.child] = skeleton
+        if len(alike) == _ALIKE:
+            self._drop(kept, alike[-1])
+        if len(kept) > _KEPT:
+            self._drop(kept, kept[-1])
+
+    def _drop(self, kept: list[Child], child: Child) -> None:
+        kept.remove(child)
+        del self.skeletons[child.child]
 
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, fittest first."""

@@ -14,7 +14,7 @@ import pytest
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.cost import Cost
-from stepsmith.dsl.keys import behaviour
+from stepsmith.dsl.keys import behaviour, skeleton_key
 from stepsmith.evaluator import tune
 from stepsmith.evaluator.curve import LOWEST
 from stepsmith.evaluator.dispatcher import Dispatcher
@@ -336,6 +336,7 @@ def test_elites_stand_in_the_order_of_the_picking_seeds_and_every_number_of_stat
     assert texts == sorted(texts, key=lambda text: (-len(scores[text]), -np.mean(scores[text])))
     states = {r.state for r in rows.values() if r.scored and r.state <= 2}
     assert {0, 1} <= states == {e.cost.state for e in found}
+    assert len({skeleton_key(Program.parse(e.program)) for e in found}) == len(found) > 2
 
 
 def test_on_a_held_out_task_the_learning_rate_is_picked_on_other_seeds_than_those_shown(elites):

@@ -1,0 +1,73 @@
+"""The rows that a search keeps for the end: the fittest of each number of states, few that differ in numbers alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from stepsmith.dsl import Program
+from stepsmith.dsl.keys import skeleton_key
+from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest
+from stepsmith.search.ledger import Child
+
+MOMENTUM = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * m, m"
+SIGN = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * sign(m), m"
+
+
+def row(number: int, text: str, fitness: float, state: int = 1) -> Child:
+    final = str(Program.parse(text))
+    return Child(number, 0, None, "", final, final=final, fitness=fitness, state=state)
+
+
+def numbers(fittest: Fittest) -> list[int]:
+    return [child.child for child in fittest]
+
+
+def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
+    fittest = Fittest()
+    tuned = [row(k, MOMENTUM.format(lr=0.1 + k, beta=0.5 + k / 100), fitness=k) for k in range(20)]
+    other = row(20, SIGN.format(lr=0.1, beta=0.9), fitness=0.5)
+    rows = [*tuned, other]
+    random.Random(1).shuffle(rows)
+    for child in rows:
+        fittest.add(child)
+    assert numbers(fittest) == [19, 18, 17, 20]
+    assert set(fittest.skeletons) == {17, 18, 19, 20}
+
+
+def test_the_order_of_rows_does_not_matter():
+    texts = [form.format(lr=1 + k / 7, beta=k / 40) for k in range(40) for form in (MOMENTUM, SIGN)]
+    rows = [row(k, text, fitness=(k * 37 % 80) / 80) for k, text in enumerate(texts)]
+    one, other = Fittest(), Fittest()
+    for child in rows:
+        one.add(child)
+    for child in reversed(rows):
+        other.add(child)
+    assert numbers(one) == numbers(other) and len(numbers(one)) == 2 * _ALIKE
+
+
+def test_no_more_are_kept_than_are_wanted():
+    ops = ("sign", "abs", "sqrt", "square", "cube", "sin", "cos", "tanh", "exp", "log", "arctan", "cbrt")
+    updates = [f"{one}({other}(g))" for one in ops for other in ops]
+    fittest, many = Fittest(), len(updates)
+    for k, update in enumerate(updates):
+        fittest.add(row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0))
+    assert numbers(fittest) == list(range(many - 1, many - 1 - _KEPT, -1))
+    assert len(fittest.skeletons) == _KEPT
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("lr * interp(g, m, 0.9), m", "lr * interp(g, m, 0.1), m", True),
+        ("lr * (g + 2 * m), g", "lr * (3 * m + g), g", True),
+        ("lr * (g + 2 * m), g", "lr * (g - 2 * m), g", False),
+        ("lr * (g + m), g", "lr * (g + 2 * m), g", False),
+        ("lr * max(g, 0), g", "lr * max(m, 0), g", False),
+    ],
+)
+def test_a_skeleton_is_what_stays_when_numbers_change(one, other, alike):
+    texts = [f"def f(w, g, m, lr={peak}):\n  return {ends}" for ends, peak in ((one, 0.1), (other, 0.3))]
+    a, b = map(Program.parse, texts)
+    assert (skeleton_key(a) == skeleton_key(b)) is alike
