@@ -2,7 +2,8 @@
 
 The edits of the search that found Lion (Chen et al. 2023): insert a random statement, delete one, change one
 argument; a constant is multiplied by 2^N(0, 1) or drawn anew from N(0, 1), so that its sign can flip. Beside
-them `wire` inserts a statement between a value and one of its readers, so that an edit can be live at once.
+them `wire` inserts a statement between a value and one of its readers, so that an edit can be live at once, and
+`double` writes a statement twice.
 Redundant statements are allowed on purpose: one-statement edits need them as stepping stones.
 """
 
@@ -17,22 +18,14 @@ from numpy.random import Generator
 
 from ..dsl.errors import ProgramError
 from ..dsl.kind import Kind
-from ..dsl.kinds import check, infer, result_kind, start_kinds
-from ..dsl.ops import OPS, SPACES
-from ..dsl.program import FIRST, LR, PROGRESS, Arg, Const, G, Program, Statement, T, W, rebuilt
+from ..dsl.kinds import check, infer, start_kinds
+from ..dsl.ops import OPS
+from ..dsl.program import FIRST, LR, Arg, Const, G, Program, Statement, W, rebuilt
+from .vocabulary import Vocabulary
 
 MAX_STATEMENTS = 40
-_TRIES = 50  # draws of an op and its arguments before an edit gives up
 _GRAFTED = 0.5  # share of wired statements of several arguments that bring one of these along
-# Update rules are arithmetic on gradients, weights and states, and half the ops are functions of one argument that
-# hardly any rule has: drawn alike they would crowd out the rest, as would numbers of the schedule.
-_WEIGHTS = {
-    **dict.fromkeys(("add", "subtract", "multiply", "divide", "interp"), 6.0),
-    **dict.fromkeys(("sign", "abs", "max", "min", "square", "sqrt", "less", "greater", "where", "clip", "norm"), 3.0),
-}
-_ROUND, _NUMBERS = 1 / 3, (0.0, 1.0, -1.0, 2.0, 0.5)
 _JOINS = ("add", "subtract", "multiply", "divide", "max", "min", "interp")  # what may make one of a doubled statement
-_TENSOR = 3.0  # a tensor's weight among the variables that may be an argument
 
 Edit = Callable[["Mutator", Program, Generator], Program | None]
 
@@ -49,11 +42,7 @@ class Mutator:
     """
 
     def __init__(self, space: str = "lion45", constants_only: bool = False) -> None:
-        self.ops = SPACES[space].ops
-        weights = np.array([_WEIGHTS.get(op, 1.0) for op in self.ops])
-        self.chances = np.cumsum(weights) / weights.sum()
-        self.joins = [op for op in _JOINS if op in self.ops]
-        self.inputs = (W, G, LR) if space == "lion45" else (W, G, LR, T, PROGRESS)
+        self.vocabulary = Vocabulary(space)
         # Edits of structure that are live at once weigh most: numbers of a tuned start have little left to give,
         # and what is inserted is mostly dead until another edit reads it.
         self.edits: dict[str, tuple[float, Edit]] = (
@@ -99,7 +88,7 @@ class Mutator:
             return None
         place = int(random.integers(len(program.statements) + 1))
         kinds = _kinds_at(program, place)
-        drawn = self._statement(kinds, random)
+        drawn = self.vocabulary.statement(kinds, random)
         if drawn is None:
             return None
         op, args = drawn
@@ -124,7 +113,7 @@ class Mutator:
         value = args[position]
         kinds = _kinds_at(program, reader)
         wanted = Kind.GLOBAL if isinstance(value, Const) else kinds[value]
-        drawn = self._statement(kinds, random, through=value, wanted=wanted)
+        drawn = self.vocabulary.statement(kinds, random, through=value, wanted=wanted)
         if drawn is None:
             return None
         made = self._grafted(Statement(_fresh(program), *drawn), value, kinds, random)
@@ -138,7 +127,7 @@ class Mutator:
     def _grafted(self, statement: Statement, value: Arg, kinds: dict[int, Kind], random: Generator) -> list[Statement]:
         """The statement, or one time in two with another before it that makes one of its arguments but `value`."""
         others = [place for place, arg in enumerate(statement.args) if arg != value]
-        operand = self._statement(kinds, random) if others and random.random() < _GRAFTED else None
+        operand = self.vocabulary.statement(kinds, random) if others and random.random() < _GRAFTED else None
         if operand is None:
             return [statement]
         args = list(statement.args)
@@ -156,10 +145,10 @@ class Mutator:
         place = places[int(random.integers(len(places)))]
         statement, kinds = program.statements[place], _kinds_at(program, place)
         args, twin = list(statement.args), _fresh(program)
-        args[int(random.integers(len(args)))] = self._value(kinds, random)
+        args[int(random.integers(len(args)))] = self.vocabulary.value(kinds, random)
         if tuple(args) == statement.args or all(isinstance(a, Const) for a in args):
             return None  # the same, or a number in another dress
-        join = self.joins[int(random.integers(len(self.joins)))]
+        join = _JOINS[int(random.integers(len(_JOINS)))]
         both = (statement.target, twin) if random.random() < 0.5 else (twin, statement.target)
         ends = both if OPS[join].arity == 2 else (*both, Const(float(random.random())))
         made = [Statement(twin, statement.op, tuple(args)), statement, Statement(statement.target, join, ends)]
@@ -192,14 +181,14 @@ class Mutator:
         if place == len(program.statements):
             position = int(random.integers(len(program.returns)))
             ends = list(program.returns)
-            ends[position] = self._variable(kinds, random)
+            ends[position] = self.vocabulary.variable(kinds, random)
             return _edited(program, program.statements, tuple(ends))
         statement = program.statements[place]
         if not statement.args:
             return None
         position = int(random.integers(len(statement.args)))
         args = list(statement.args)
-        args[position] = self._value(kinds, random)
+        args[position] = self.vocabulary.value(kinds, random)
         changed = list(program.statements)
         changed[place] = statement._replace(args=tuple(args))
         return _edited(program, changed)
@@ -220,49 +209,6 @@ class Mutator:
         changed = list(program.statements)
         changed[index] = statement._replace(args=tuple(args))
         return _edited(program, changed)
-
-    # --- drawing ---
-
-    def _statement(
-        self,
-        kinds: dict[int, Kind],
-        random: Generator,
-        through: Arg | None = None,
-        wanted: Kind | None = None,
-    ) -> tuple[str, tuple[Arg, ...]] | None:
-        """A random op with arguments that fit; one of them is `through` and the result is of kind `wanted`."""
-        for _ in range(_TRIES):
-            op = self.ops[int(np.searchsorted(self.chances, random.random(), side="right"))]
-            if op not in OPS or (OPS[op].arity == 0 and through is not None):
-                continue
-            args = [self._value(kinds, random) for _ in range(OPS[op].arity)]
-            if through is not None:
-                args[int(random.integers(len(args)))] = through
-            if args and all(isinstance(a, Const) for a in args):
-                continue  # a number in another dress
-            kind = result_kind(op, [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args], args)
-            if kind is not None and (wanted is None or kind <= wanted):
-                return op, tuple(args)
-        return None
-
-    def _value(self, kinds: dict[int, Kind], random: Generator) -> Arg:
-        """A variable, or (one time in four) a number."""
-        if random.random() < 0.25:
-            return Const(_number(random))
-        return self._variable(kinds, random)
-
-    def _variable(self, kinds: dict[int, Kind], random: Generator) -> int:
-        """A variable of the program, or an input that the space reads."""
-        slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
-        chances = np.array([_TENSOR if kinds[s] is Kind.TENSOR else 1.0 for s in slots])
-        return slots[int(random.choice(len(slots), p=chances / chances.sum()))]
-
-
-def _number(random: Generator) -> float:
-    """One time in three one of those that rules are written with, where comparisons and shares turn; else N(0, 1)."""
-    if random.random() < _ROUND:
-        return _NUMBERS[int(random.integers(len(_NUMBERS)))]
-    return float(random.standard_normal())
 
 
 def _kinds_at(program: Program, place: int) -> dict[int, Kind]:
