@@ -33,7 +33,7 @@ def survive(folder: Path, faults: int, drivers: int, timeout: float) -> None:
     plan(folder / "plan", faults, [c.program for c in poisoned])
     seen = plague(folder, drivers, timeout)
     compare(folder, {c.child for c in poisoned})
-    assert set(seen) >= set(WORDS.values()), seen
+    assert set(seen) >= set(WORDS.values()), "; ".join(seen)
     assert (folder / "plan" / "count").stat().st_size > 4 * faults, "not every fault was met"
 
 

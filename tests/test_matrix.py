@@ -384,7 +384,7 @@ def test_random_matrix_programs_round_trip_and_lower():
         assert cost(program).statements >= 0 and len(key(program)) == 32
         ops |= {node.op for node in flow(program).nodes}
         truth = by_numpy(program, 2)
-        largest = max(float(np.abs(u).max(initial=0)) for u in truth)
+        largest = float(np.max([np.abs(u).max(initial=0) for u in truth]))  # NaN where one is
         moved = by_numpy(program, 2, disturb=disturbance(0)), by_numpy(program, 2, disturb=disturbance(1))
         spread = max(float(np.abs(a - b).max(initial=0)) for m in moved for a, b in zip(truth, m, strict=True))
         if not np.isfinite(largest) or not spread < 1e-10 * largest:
