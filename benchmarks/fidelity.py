@@ -6,7 +6,8 @@ benchmarks/results/proxy_scores.jsonl; the same command goes on from there and p
 an hour of one core.
 
 agreement: Kendall's tau between each proxy's scores and the targets' that benchmarks/targets.py has measured, the suite
-that agrees best on half of the rules and seeds, and its tau on the others and on the second target.
+that agrees most surely on half of the rules and seeds, and its tau on the others and on the second target; printed, and
+written to docs/fidelity.md beside the scores.
 """
 
 from __future__ import annotations
@@ -21,11 +22,30 @@ from targets import PRESET, measured
 
 from stepsmith.evaluator.statistics import geometric_interval
 from stepsmith.evaluator.train import use_one_thread
-from stepsmith.evaluator.validation.fidelity import fidelity
+from stepsmith.evaluator.validation.fidelity import Fidelity, fidelity
 from stepsmith.evaluator.validation.proxy_scores import RULES, TASKS, ProxyScore, read_scores, score_rules
 from stepsmith.evaluator.validation.validate import Validation
 from stepsmith.proxies import task
 
+HEAD = """# Do the proxies say what targets say?
+
+Made by `python benchmarks/fidelity.py agreement`, from benchmarks/results/proxy_scores.jsonl and
+benchmarks/results/targets. Kendall's tau-b between the scores of published rules on a proxy and on a target, with a 90%
+bootstrap interval over rules and seeds; on either every rule is tuned in one way with as many runs.
+
+| proxy | tau with {first}, all rules and seeds |
+|---|---|"""
+JUDGED = """A suite is chosen on every second rule and seed: proxies whose tau there may be 0 are filters, and of the
+rest the suite with the highest lower end is taken. It is then judged on the other rules and seeds, and on another
+target.
+
+Suite: **{suite}**, chosen on {choosing} rules with tau {chosen} on {first}.
+On the other {judging} rules and seeds of {first}: {judged}."""
+SCORES = """## Scores
+
+Speedup over tuned AdamW on seeds that picked nothing, with 95% intervals over seeds:
+"""
+PAGE = Path(__file__).parents[1] / "docs" / "fidelity.md"
 PROXY_SCORES = Path(__file__).parent / "results" / "proxy_scores.jsonl"
 
 
@@ -58,13 +78,20 @@ def agreement(arguments: argparse.Namespace) -> None:
     for score in read_scores(PROXY_SCORES):
         if score.fingerprint == task(score.task).fingerprint():
             known.setdefault(score.task, {})[score.rule] = score.speedups
-    found = fidelity(known, on_targets)
-    for name, tau in found.each.items():
-        print(f"{name:14} tau {tau} with {next(iter(on_targets))}")
-    print(f"suite {' + '.join(found.suite)}, chosen on {found.rules[0]} rules: tau {found.chosen}")
-    print(f"on the other {found.rules[1]} rules and seeds: tau {found.judged}")
-    for name, tau in found.second.items():
-        print(f"on {name}, the other rules: tau {tau}")
+    PAGE.write_text(page(fidelity(known, on_targets), list(on_targets), table(read_scores(PROXY_SCORES))), "utf-8")
+    print(PAGE.read_text("utf-8"))
+
+
+def page(found: Fidelity, targets: Sequence[str], scores: str) -> str:
+    """The agreement as a document."""
+    first, *_ = targets
+    choosing, judging = found.rules
+    rows = [f"| {name} | {tau} |" for name, tau in found.each.items()]
+    second = [f"On {name}, the rules that did not choose: {tau}." for name, tau in found.second.items()]
+    return "\n".join([HEAD.format(first=first), *rows, "", JUDGED.format(
+        suite=" + ".join(found.suite), choosing=choosing, chosen=found.chosen, judging=judging, judged=found.judged,
+        first=first,
+    ), *second, "", SCORES, "```", scores, "```", ""])  # fmt: skip
 
 
 def target_scores(found: Validation, ratio: float) -> dict[str, list[float]]:

@@ -124,3 +124,16 @@ def test_too_few_rules_choose_nothing():
     few = {f"rule{i}": [1.0, 1.0] for i in range(5)}
     with pytest.raises(ValueError, match="5 rules have a score on every proxy and on target; it takes six"):
         fidelity({"proxy": few}, {"target": few})
+
+
+def test_the_page_of_the_agreement_says_what_chose_and_what_judged(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+    command = importlib.import_module("fidelity")
+    rules, random = [f"rule{i}" for i in range(18)], np.random.default_rng(5)
+    scores, target, other = (noisy(rules, random, noise) for noise in (0.1, 0.0, 0.1))
+    found = fidelity({"bytes": scores}, {"gpt-60k": target, "llama-60k": other})
+    page = command.page(found, ["gpt-60k", "llama-60k"], "the scores")
+    assert f"| bytes | {found.each['bytes']} |" in page and "the scores" in page
+    assert f"Suite: **bytes**, chosen on 9 rules with tau {found.chosen} on gpt-60k." in page
+    assert f"On the other 9 rules and seeds of gpt-60k: {found.judged}." in page
+    assert f"On llama-60k, the rules that did not choose: {found.second['llama-60k']}." in page
