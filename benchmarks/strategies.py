@@ -11,7 +11,7 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,11 @@ def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return key(row["strategy"], row["seed"], row["budget"], row["start"]), row
 
 
-def table(rows: Iterable[Mapping[str, Any]], budget: int, start: str) -> str:
+def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
     """Medians over seeds, as text."""
-    measured = list(rows)
     lines = [f"{'strategy':12} {'seeds':>5} {'median':>7}  speedup over tuned AdamW on unseen seeds, each search"]
     for strategy in VARIANTS:
-        some = [r for r in measured if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
+        some = [r for r in rows if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
             each = " ".join(f"{v:.3f}" for v in values)

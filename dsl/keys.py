@@ -59,7 +59,7 @@ def structural_key(program: Program) -> str:
     >>> structural_key(a) == structural_key(b)
     True
     """
-    return _digest(repr([(part.roles, part.periods, _structure(part)) for part in program.parts()]))
+    return _digest(repr(_structures(program)))
 
 
 def skeleton_key(program: Program) -> str:
@@ -70,7 +70,7 @@ def skeleton_key(program: Program) -> str:
     >>> skeleton_key(a) == skeleton_key(b), structural_key(a) == structural_key(b)
     (True, False)
     """
-    return _digest(repr([(part.roles, part.periods, _structure(part, numbers=False)) for part in program.parts()]))
+    return _digest(repr(_structures(program, numbers=False)))
 
 
 def _order(live: Flow) -> dict[int, int]:
@@ -94,7 +94,11 @@ def _codecs(program: Program, live: Flow) -> list[tuple[int, str]]:
     return sorted((number, str(codec)) for number, codec in kept if codec is not None)
 
 
-def _structure(program: Program, numbers: bool = True) -> object:
+def _structures(program: Program, numbers: bool = True) -> list[object]:
+    return [(part.roles, part.periods, _structure(part, numbers)) for part in program.parts()]
+
+
+def _structure(program: Program, numbers: bool) -> object:
     """Hashes bottom-up, so that sorting commutative arguments does not depend on numbering."""
     live, peak = flow(program), program.peak
     order = _order(live)

@@ -132,7 +132,7 @@ def test_the_page_of_the_agreement_says_what_chose_and_what_judged(monkeypatch):
     rules, random = [f"rule{i}" for i in range(18)], np.random.default_rng(5)
     scores, target, other = (noisy(rules, random, noise) for noise in (0.1, 0.0, 0.1))
     found = fidelity({"bytes": scores}, {"gpt-60k": target, "llama-60k": other})
-    page = command.page(found, ["gpt-60k", "llama-60k"], "the scores")
+    page = command.page(found, "gpt-60k", "the scores")
     assert f"| bytes | {found.each['bytes']} |" in page and "the scores" in page
     assert f"Suite: **bytes**, chosen on 9 rules with tau {found.chosen} on gpt-60k." in page
     assert f"On the other 9 rules and seeds of gpt-60k: {found.judged}." in page

@@ -325,9 +325,7 @@ def check_proofs(program: Program) -> set[str]:
     plain = probe.updates(program, steps)
     for seed in (0, 1):
         each = disturbance(seed)
-        near = [
-            step._replace(w=each(step.w), g=each(step.g)) for step in steps
-        ]  # products and bases round by their size
+        near = [step._replace(w=each(step.w), g=each(step.g)) for step in steps]  # products round by their size
         moved = probe.updates(program, near, disturb=each)
         if not probe.agree(plain, moved, 1e-10) or not without_nan(program, steps):
             return set()  # ill conditioned: a probe would show roundings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 from ..statistics import Interval
@@ -63,6 +64,7 @@ def fidelity(proxies: Mapping[str, Scores], targets: Mapping[str, Scores], most:
     order = sorted(rules, key=lambda rule: (sum(targets[first][rule]), rule))
     choosing, judging = order[1::2], order[0::2]
 
+    @cache
     def tau(suite: tuple[str, ...]) -> Interval:
         return kendall_tau(_half(suite_scores(proxies, suite), choosing, 0), _half(targets[first], choosing, 0))
 
