@@ -278,7 +278,7 @@ def validate_(
     from rich.console import Console
 
     from .dsl.layout import comma_parts
-    from .report.validation_session import Wanted, run_validation
+    from .report.validation_session import Wanted, run_validations
     from .search.config import ConfigError
 
     rivals = tuple(name for part in comma_parts(against) if (name := part.strip()) and name.lower() != "adamw")
@@ -291,8 +291,7 @@ def validate_(
     wanted = [Wanted(program, rivals, goal, text, preset, device, count) for goal in goals]
     for each in wanted:
         each.check()  # before hours of training on the first
-    for each in wanted:
-        run_validation(each, folder, Console())
+    run_validations(wanted, folder, Console())
 
 
 def _training_workers(given: int | None, device: str = "cpu") -> int:

@@ -14,14 +14,14 @@ from pathlib import Path
 from stepsmith.discovered import load
 from stepsmith.evaluator.settings import Settings
 from stepsmith.evaluator.train import use_one_thread
-from stepsmith.evaluator.tune import Budget
+from stepsmith.evaluator.tune import PICK_SEEDS, SHOWN_SEEDS, Budget
 from stepsmith.evaluator.validation.pool import TargetPool
-from stepsmith.evaluator.validation.protocol import FINAL, PICKING, settle
+from stepsmith.evaluator.validation.protocol import settle
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.training import Training
 
 RECORD = Path(__file__).parent / "results" / "targets" / "gpt-600k.jsonl"
-BUDGET = Budget(1, 0, 0, 4, 1, PICKING[:1])
+BUDGET = Budget(1, 0, 0, 4, 1, PICK_SEEDS[:1])
 #: What `stepsmith validate` chose for AdamW on gpt-100k at half of its data.
 NEAR: Settings = {
     "lr": 0.004, "beta1": 0.85, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1, "schedule.warmup": 0.1,
@@ -39,7 +39,7 @@ def main() -> None:
         settled = settle(pool, load("adamw"), 1 / 16, BUDGET, [NEAR], tell)
         print(f"settings {settled.settings}", flush=True)
         epoch = pool.target.data.epoch(pool.target.batch)
-        [result] = pool.results([Training(settled.run, FINAL, epoch, final=True)])
+        [result] = pool.results([Training(settled.run, SHOWN_SEEDS[0], epoch, final=True)])
         assert result.test is not None
         bits = pool.target.bits_per_byte(result.test)
         print(f"one epoch, {epoch} steps: {bits:.3f} bits a byte on unseen speeches, {result.seconds:.0f} s")

@@ -30,28 +30,23 @@ RUNS = 40
 Frozen = Mapping[str, dict[float, Settled]]
 
 
-def changed(settled: dict[float, Settled], name: str, **changes: float) -> dict[float, Settled]:
-    """The settings of a catalogued rule with some of them put in place of its own."""
-    made = {}
-    for ratio, one in settled.items():
-        settings = {**one.settings, **changes}
-        made[ratio] = replace(one, settings=settings, run=as_run(load(name), settings))
-    return made
+def changed(settled: Settled, name: str, **changes: float | str) -> Settled:
+    """A catalogued rule with some of its settings put in place of its own."""
+    settings = {**settled.settings, **changes}
+    return replace(settled, settings=settings, run=as_run(load(name), settings))
 
 
 def with_decay_of_adamw(frozen: Frozen) -> dict[float, Settled]:
     """Lion at AdamW's decay, as one who swaps optimizers leaves it."""
     return {
-        ratio: changed({ratio: one}, "lion", weight_decay=frozen[ADAMW][ratio].settings["weight_decay"])[ratio]
+        ratio: changed(one, "lion", weight_decay=frozen[ADAMW][ratio].settings["weight_decay"])
         for ratio, one in frozen["lion"].items()
     }
 
 
 def at_a_third(frozen: Frozen) -> dict[float, Settled]:
-    return {
-        ratio: changed({ratio: one}, "adamw", lr=float(one.settings["lr"]) / 3)[ratio]
-        for ratio, one in frozen[ADAMW].items()
-    }
+    """AdamW at a third of its tuned learning rate."""
+    return {ratio: changed(one, "adamw", lr=float(one.settings["lr"]) / 3) for ratio, one in frozen[ADAMW].items()}
 
 
 def rejections(pool: TargetPool, settled: Settled, preset: Preset) -> str:

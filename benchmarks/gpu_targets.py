@@ -12,9 +12,9 @@ from measure import Check, Report
 
 from stepsmith.discovered import load
 from stepsmith.evaluator.train import Run
-from stepsmith.evaluator.tune import Budget
+from stepsmith.evaluator.tune import PICK_SEEDS, Budget
 from stepsmith.evaluator.validation.pool import TargetPool
-from stepsmith.evaluator.validation.protocol import PICKING, PRESETS
+from stepsmith.evaluator.validation.protocol import PRESETS
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.training import Trainer, Training
 from stepsmith.evaluator.validation.validate import validate
@@ -83,7 +83,7 @@ def _quick() -> str:
     ratio = QUICK_STEPS / goal.steps
     small = replace(
         preset, tuned=ratio, compared=(ratio,), curve=(ratio / 2, ratio), seeds=4, curve_seeds=2,
-        budget=Budget(3, 0, 0, 3, 1, PICKING[:1]), again=Budget(1, 0, 0, 0, 1, PICKING[:1]),
+        budget=Budget(3, 0, 0, 3, 1, PICK_SEEDS[:1]), again=Budget(1, 0, 0, 0, 1, PICK_SEEDS[:1]),
     )  # fmt: skip
     begun = perf_counter()
     with tempfile.TemporaryDirectory() as folder, TargetPool("gpt-10m", _record(folder), device="cuda") as pool:

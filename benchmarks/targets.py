@@ -7,7 +7,6 @@ a target is done its page and numbers are written to benchmarks/results/targets/
 from __future__ import annotations
 
 import argparse
-import math
 import textwrap
 from collections.abc import Sequence
 from functools import partial
@@ -18,11 +17,11 @@ from rich.console import Console
 from stepsmith.discovered import entry, load
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.pool import TargetPool
-from stepsmith.evaluator.validation.profile import profiles
 from stepsmith.evaluator.validation.protocol import TABLE
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.validate import ADAMW, Contender, Validation, validate
 from stepsmith.report.listing import state
+from stepsmith.report.profile_page import target_profiles
 from stepsmith.report.validation_page import read_validation, write_page
 from stepsmith.report.validation_table import shown_speedup, validation_table
 
@@ -62,7 +61,7 @@ def document(found: dict[str, Validation]) -> str:
         "the runs in `benchmarks/results/targets`."
     )
     about = textwrap.fill(about, 120, break_on_hyphens=False)
-    areas = {rule: profile.score() for rule, profile in profiles(times(found, ratio)).items()}
+    areas = {rule: profile.score() for rule, profile in target_profiles(found, ratio).items()}
     head = f"| rule | states | {' | '.join(f'{name} | step' for name in found)} | time to target |"
     lines = ["# Published rules on targets", "", about, "", head, f"|---|---|{'---|---|' * len(found)}---|"]
     rules = dict.fromkeys(rule for v in found.values() for rule in v.contenders)
@@ -72,15 +71,6 @@ def document(found: dict[str, Validation]) -> str:
         area = f"{areas[rule]:.2f}" if rule in areas else ""
         lines.append(f"| {rule} | {state(entry(rule.lower()))} | {' | '.join(cells)} | {area} |")
     return "\n".join(lines) + "\n"
-
-
-def times(found: dict[str, Validation], ratio: float) -> dict[str, dict[str, float]]:
-    """Rule -> target -> steps to AdamW's final loss over AdamW's steps, of rules that every target has."""
-    rules = set.intersection(*(set(v.contenders) for v in found.values()))
-    reached = {
-        rule: {name: v.contenders[rule].outcomes[ratio].to_target for name, v in found.items()} for rule in rules
-    }
-    return {rule: {n: math.inf if t is None else t for n, t in of.items()} for rule, of in reached.items()}
 
 
 def _mean(contender: Contender | None, ratio: float) -> float:

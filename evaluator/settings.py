@@ -122,10 +122,19 @@ def _with(program: Program, settings: Settings, start: str) -> Program:
 
 def settings_of(point: Point) -> Settings:
     """The settings that gave a point."""
-    program = Program.parse(point.program)
+    return written_settings(Program.parse(point.program), point.warmup, point.decay)
+
+
+def written_settings(program: Program, warmup: float, decay: str, peak: float | None = None) -> Settings:
+    """The settings that a program's text has, with this schedule; `peak` moves the learning rates of all its parts.
+
+    >>> written_settings(Program.parse("def f(w, g, lr=0.1, beta=0.9):\\n  return lr * beta * g"), 0.05, "cosine", 0.2)
+    {'beta': 0.9, 'lr': 0.2, 'schedule.warmup': 0.05, 'schedule.decay': 'cosine'}
+    """
+    factor = 1.0 if peak is None else peak / program.peak
     named: Settings = {}
     for index, part in enumerate(program.parts()):
         start = f"{part.name}." if index else ""
         named |= {start + n: value for n, value in zip(hyper_names(part), part.hypers, strict=True)}
-        named[f"{start}lr"] = part.peak
-    return {**named, "schedule.warmup": point.warmup, "schedule.decay": point.decay}
+        named[f"{start}lr"] = part.peak * factor
+    return {**named, "schedule.warmup": warmup, "schedule.decay": decay}

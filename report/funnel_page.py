@@ -24,6 +24,7 @@ _COLOUR = "#3b82c4"
 
 def write_funnel(found: Funnel, stages: Sequence[Stage], folder: Path) -> None:
     """Writes `funnel.json` and `funnel.html`, each whole."""
+    folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "funnel.json", TypeAdapter(Funnel).dump_json(found, indent=1).decode() + "\n")
     replace_file(folder / "funnel.html", funnel_page(found, stages))
 
@@ -48,6 +49,7 @@ def funnel_page(found: Funnel, stages: Sequence[Stage]) -> str:
 class _Point:
     """A program of a search at the first stage."""
 
+    run: str
     place: int
     fitness: float
     speedup: Interval
@@ -55,9 +57,10 @@ class _Point:
 
 def _points(found: Funnel) -> list[_Point]:
     return [
-        _Point(place if j.candidate.child is None else j.candidate.child, j.candidate.fitness, j.passed[0].speedup)
-        for place, j in enumerate(found.paths)
-        if j.candidate.fitness is not None and j.passed and j.passed[0].speedup is not None
+        _Point(j.candidate.name.rpartition(":")[0], j.candidate.child, j.candidate.fitness, j.passed[0].speedup)
+        for j in found.paths
+        if j.candidate.child is not None and j.candidate.fitness is not None
+        if j.passed and j.passed[0].speedup is not None
     ]
 
 
@@ -85,9 +88,13 @@ def _against_fitness(axes: Axes, points: list[_Point]) -> None:
 
 
 def _over_time(axes: Axes, points: list[_Point]) -> None:
-    places = [p.place for p in points]
-    axes.plot(places, [p.fitness for p in points], "o:", color=INK, lw=0.8, label="search fitness")
-    axes.plot(places, [p.speedup.mean for p in points], "s-", color=_COLOUR, lw=1, label="speedup at the first stage")
+    labels: tuple[str, ...] = ("search fitness", "speedup at the first stage")
+    for run in dict.fromkeys(p.run for p in points):
+        own = [p for p in points if p.run == run]
+        places = [p.place for p in own]
+        axes.plot(places, [p.fitness for p in own], "o:", color=INK, lw=0.8, label=labels[0])
+        axes.plot(places, [p.speedup.mean for p in own], "s-", color=_COLOUR, lw=1, label=labels[1])
+        labels = ("", "")  # those of the first run stand for all
     axes.axhline(1, color=INK, lw=0.6)
     axes.set(xlabel="row of the run", ylabel="over tuned AdamW", yscale="log")
     axes.legend(frameon=False)
@@ -95,7 +102,7 @@ def _over_time(axes: Axes, points: list[_Point]) -> None:
 
 def funnel_table(found: Funnel, stages: Sequence[Stage]) -> Table:
     """A row for each path: speedup over tuned AdamW at each stage."""
-    title = "speedup over AdamW, both tuned at each stage (95% interval); what is above 1 goes on"
+    title = "speedup over AdamW, both tuned at each stage (95% interval); what is better than AdamW goes on"
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns(stages):
         table.add_column(name)

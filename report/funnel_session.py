@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from ..dsl.errors import did_you_mean
 from ..evaluator.executors import check_device
-from ..evaluator.validation.funnel import STAGES, Candidate, Stage, funnel
+from ..evaluator.validation.funnel import STAGES, Candidate, funnel
 from ..search.found import load_any
 from ..search.ledger import Child, Ledger
 from ..search.milestones import milestones
 from .funnel_page import funnel_table, write_funnel
 from .progress import clock
 from .session import say
-from .validation_session import HOME, ValidationError
+from .validation_session import HOME, ValidationError, called, file_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +38,8 @@ def run_funnel(
     Raises:
         ValidationError, TaskError, LedgerError: In one line.
     """
+    if not stages:
+        raise ValidationError(f"--stages names one of {', '.join(STAGES)} at least")
     if unknown := [name for name in stages if name not in STAGES]:
         raise ValidationError(f"unknown stage {unknown[0]!r}; {did_you_mean(unknown[0], STAGES)}")
     check_device(device)
@@ -49,8 +51,7 @@ def run_funnel(
     say(console, f"{len(entering)} programs enter: {', '.join(c.name for c in entering)}")
     try:
         with clock(console) as ticking:
-            ticking.expect(_planned(chosen[0], len(entering)))
-            found = funnel(entering, chosen, HOME, workers, device, ticking.say, ticking.ran)
+            found = funnel(entering, chosen, HOME, workers, device, ticking.say, ticking.ran, ticking.expect)
     except KeyboardInterrupt:
         say(console, "interrupted: finished runs are kept; the same command goes on from there")
         sys.exit(130)
@@ -62,21 +63,15 @@ def run_funnel(
     say(console, f"{folder}/funnel.html, {folder}/funnel.json")
 
 
-def _planned(stage: Stage, entering: int) -> int:
-    from ..proxies.targets import target
-
-    return round(stage.preset.sides(entering) * target(stage.target).steps)
-
-
 def _folder(names: Sequence[str]) -> Path:
-    """Beside the ledger of a run that is alone, else with the validations."""
+    """Beside the ledger of a run that is alone, else with the validations, by its sources."""
     own = Path(names[0])
-    return own if len(names) == 1 and own.is_dir() else HOME
+    return own if len(names) == 1 and own.is_dir() else HOME / f"funnel-{file_name(*names)}"
 
 
 def _candidates(name: str, count: int) -> list[Candidate]:
     if not Path(name, "ledger.sqlite").is_file():
-        return [Candidate(name, str(load_any(name)))]
+        return [Candidate(called(name), str(load_any(name)))]
     with Ledger.reading(Path(name)) as ledger:
         rows = list(ledger.children())
     scored = [row for row in rows if row.fitness is not None and not row.reason]

@@ -20,12 +20,16 @@ class Clock:
         self.bar, self.shown, self.console = bar, shown, console
 
     def expect(self, steps: int) -> None:
-        """How many steps are planned."""
-        self.bar.update(self.shown, total=steps)
+        """How many steps are planned from here on."""
+        self.bar.reset(self.shown, total=steps)
 
     def ran(self, steps: int, seconds: float) -> None:
-        """A run of so many steps has ended."""
-        self.bar.advance(self.shown, steps)
+        """A run of so many steps has ended; in 0 seconds where a record had it, which tells no speed."""
+        if seconds:
+            self.bar.advance(self.shown, steps)
+        else:
+            [task] = self.bar.tasks
+            self.bar.update(self.shown, total=max(task.completed, (task.total or 0) - steps))
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluator.statistics import Interval
+from ..evaluator.tune import PICK_SEEDS
 from ..evaluator.validation.power_law import HIGHEST, LOWEST, PowerLaw
-from ..evaluator.validation.protocol import PICKING
 from ..evaluator.validation.validate import ADAMW, LEVEL, Contender, Frozen, Outcome, Validation
 from ..proxies.whole_file import replace_file
-from .validation_plots import INK, came_to_nothing, looks, plots, ratios, wall_clock
-from .validation_table import COLUMNS, validation_rows
+from .validation_plots import INK, looks, plots, ratios, wall_clock
+from .validation_table import COLUMNS, shown_speedup, validation_rows
 
 if TYPE_CHECKING:
     from pydantic import RootModel
@@ -34,6 +34,14 @@ def write_page(found: Validation, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / DATA, _model()(found).model_dump_json(indent=1) + "\n")
     replace_file(folder / PAGE, page(found))
+
+
+def write_frozen(folder: Path, frozen: dict[str, dict[float, Frozen]]) -> None:
+    """Writes `frozen.json`: the constants of all contenders, fixed before anything is compared."""
+    from pydantic import TypeAdapter
+
+    text = TypeAdapter(dict[str, dict[float, Frozen]]).dump_json(frozen, indent=1).decode()
+    replace_file(folder / "frozen.json", text + "\n")
 
 
 def read_validation(path: Path) -> Validation:
@@ -123,7 +131,7 @@ def _context(found: Validation) -> dict[str, Any]:
         "rows": validation_rows(found),
         "law": _law(found.law),
         "lost": _lost(found),
-        "lost_rates": any(came_to_nothing(found, loss) for c in sides for loss in c.sensitivity.values()),
+        "lost_rates": any(run.reason for c in sides for run in c.sensitivity.values()),
         "costs": [_cost(found, c, last) for c in sides],
         "frozen": [_settings(c.name, ratio, f) for c in sides for ratio, f in sorted(c.frozen.items())],
         "fixed": _fixed(found, len(others)),
@@ -139,11 +147,12 @@ def _verdict(outcome: Outcome) -> str:
 def _beside(found: Validation, contender: Contender, ratio: float) -> str:
     """Time and memory of the first contender, which the headline does not count."""
     factor, state = wall_clock(found, contender), contender.cost.state_bytes
-    mean = contender.outcomes[ratio].comparison.speedup.mean
+    compared = contender.outcomes[ratio].comparison
+    mean = compared.speedup.mean
+    in_time = "" if compared.flat else f", so that {mean:.2f} in data is {mean * factor:.2f} in time"
     return (
-        f"A step of {contender.name} takes {1 / factor:.2f}x the time of AdamW's, so that {mean:.2f} in data is "
-        f"{mean * factor:.2f} in time; its state takes {state:.3g} bytes a parameter, AdamW's "
-        f"{found.contenders[ADAMW].cost.state_bytes:.3g}."
+        f"A step of {contender.name} takes {1 / factor:.2f}x the time of AdamW's{in_time}; its state takes {state:.3g} "
+        f"bytes a parameter, AdamW's {found.contenders[ADAMW].cost.state_bytes:.3g}."
     )
 
 
@@ -151,10 +160,11 @@ def _other_ratios(others: list[Contender], compared: list[float]) -> list[str]:
     """A line for each contender: the verdicts at the data ratios that no headline is about."""
     lines = []
     for contender in others:
-        each = [
-            f"{_verdict(contender.outcomes[r])} at {r:g}x ({_number(contender.outcomes[r].comparison.speedup.mean)})"
-            for r in compared[:-1] if r in contender.outcomes
-        ]  # fmt: skip
+        each = []
+        for ratio in compared[:-1]:
+            if outcome := contender.outcomes.get(ratio):
+                speedup = "-" if outcome.comparison.flat else _number(outcome.comparison.speedup.mean)
+                each.append(f"{_verdict(outcome)} at {ratio:g}x ({speedup})")
         if each:
             lines.append(f"{contender.name}: {', '.join(each)}")
     return lines
@@ -166,18 +176,23 @@ def _lost(found: Validation) -> int:
 
 def _cost(found: Validation, contender: Contender, ratio: float | None) -> dict[str, str]:
     cost, outcome = contender.cost, contender.outcomes.get(ratio) if ratio is not None else None
-    speedup = outcome.comparison.speedup if outcome and contender.name != ADAMW else None
     factor = wall_clock(found, contender)
+    if contender.name == ADAMW:
+        in_data = in_time = "1"
+    elif outcome is None or outcome.comparison.flat:
+        in_data = in_time = "-"
+    else:
+        speedup = outcome.comparison.speedup
+        in_data = shown_speedup(outcome.comparison)
+        in_time = str(Interval(*(x * factor for x in (speedup.mean, speedup.low, speedup.high))))
     return {
         "contender": contender.name,
         "step, ms": f"{cost.seconds * 1e3:.3g}",
         "of it optimizer, ms": f"{cost.optimizer_seconds * 1e3:.3g}",
         "state bytes a parameter": f"{cost.state_bytes:.3g}",
         "memory, MB": f"{cost.memory_bytes / 1e6:.3g}",
-        "speedup in data": str(speedup) if speedup else "1",
-        "speedup in time": str(Interval(*(x * factor for x in (speedup.mean, speedup.low, speedup.high))))
-        if speedup
-        else "1",
+        "speedup in data": in_data,
+        "speedup in time": in_time,
     }
 
 
@@ -205,12 +220,14 @@ def _fixed(found: Validation, rivals: int) -> list[str]:
     """What stood before anything was compared."""
     seeds = sorted({s for ratio in ratios(found) for s in found.contenders[ADAMW].results.get(ratio, {})})
     compared = f"Seeds {seeds[0]} to {seeds[-1]}" if seeds else "Seeds"
-    corrected = "1 contender" if rivals == 1 else f"{rivals} contenders"
+    corrected = f"{rivals} contender{'s' if rivals != 1 else ''}"
+    if len(ratios(found)) > 1:
+        corrected += f" at {len(ratios(found))} data ratios"
     return [
         "Test: Student's t, paired by seed and two-sided, on the final test losses; a difference is called at p of at "
-        f"most 0.05 after Holm's correction for {corrected} at a data ratio.",
+        f"most 0.05 after Holm's correction for {corrected}; other targets are tests of their own.",
         f"{compared}, the same initial weights and order of data for both sides of a pair. They chose nothing: "
-        f"settings were chosen on seeds from {PICKING[0]} on and on validation data, and frozen before the first "
+        f"settings were chosen on seeds from {PICK_SEEDS[0]} on and on validation data, and frozen before the first "
         "compared run.",
         "The test data is looked at once, at the end of a run; every run has its own full decay. No run is left out: "
         "one that diverged counts with its loss at initialisation.",

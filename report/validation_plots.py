@@ -78,12 +78,6 @@ def wall_clock(found: Validation, contender: Contender) -> float:
     return found.contenders[ADAMW].cost.seconds / own if own > 0 else math.nan
 
 
-def came_to_nothing(found: Validation, loss: float) -> bool:
-    """Whether a validation loss is no better than one at initialisation."""
-    starts = [r.start for runs in found.contenders[ADAMW].results.values() for r in runs.values()]
-    return not loss < min([s for s in [found.start, *starts] if math.isfinite(s)], default=math.inf)
-
-
 def plots(found: Validation) -> dict[str, str]:
     """SVG by name, "" where there is nothing to draw: loss, speedup, curves, sensitivity, time."""
     drawers: dict[str, Callable[[Validation], Figure | None]] = {
@@ -140,7 +134,7 @@ def loss_over_data(found: Validation) -> Figure | None:
 
 def speedups(found: Validation) -> Figure | None:
     """Speedup with its interval, a line for each contender and data ratio."""
-    lines = [(c, ratio, o) for c in _others(found) for ratio, o in sorted(c.outcomes.items())]
+    lines = [(c, r, o) for c in _others(found) for r, o in sorted(c.outcomes.items()) if not o.comparison.flat]
     if not lines:
         return None
     figure, axes = _figure(0.75 + 0.25 * len(lines))
@@ -190,13 +184,12 @@ def sensitivity(found: Validation) -> Figure | None:
     figure, axes = _figure(3.2)
     good: list[float] = []
     for name, look in looks(found).items():
-        losses = found.contenders[name].sensitivity
-        if not losses:
+        runs = found.contenders[name].sensitivity
+        if not runs:
             continue
-        lost = {f for f in losses if came_to_nothing(found, losses[f])}
-        line = [(f, math.nan if f in lost else loss) for f, loss in sorted(losses.items())]
+        line = [(f, math.nan if run.reason else run.validation) for f, run in sorted(runs.items())]
         axes.plot(*zip(*line, strict=True), marker=look.marker, color=look.colour, lw=1.2)
-        _mark_failed(axes, sorted(lost), look.colour)
+        _mark_failed(axes, sorted(f for f, run in runs.items() if run.reason), look.colour)
         good += [loss for _, loss in line if math.isfinite(loss)]
     _fit_y(axes, good or [0.0, found.start if math.isfinite(found.start) else 1.0])
     _log_axis(axes, factors[0] / 1.2, factors[-1] * 1.2, factors)
@@ -208,7 +201,10 @@ def sensitivity(found: Validation) -> Figure | None:
 def times(found: Validation) -> Figure | None:
     """Speedup in data, filled, and in time, hollow, at the largest data ratio."""
     compared = ratios(found)
-    lines = [c for c in _others(found) if compared and compared[-1] in c.outcomes]
+    lines = [
+        c for c in _others(found)
+        if compared and compared[-1] in c.outcomes and not c.outcomes[compared[-1]].comparison.flat
+    ]  # fmt: skip
     if not lines:
         return None
     pairs = []

@@ -1,6 +1,7 @@
 """The funnel: stages re-tune, promote what beats AdamW, keep whole paths, and measure how fitness agrees with them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,16 +10,19 @@ from typer.testing import CliRunner
 import stepsmith as ss
 from stepsmith import cli
 from stepsmith.evaluator.statistics import Interval
-from stepsmith.evaluator.tune import Budget
+from stepsmith.evaluator.tune import PICK_SEEDS, Budget
+from stepsmith.evaluator.validation import fits
+from stepsmith.evaluator.validation import funnel as funnels
 from stepsmith.evaluator.validation import pool as pools
 from stepsmith.evaluator.validation.funnel import STAGES, Candidate, Funnel, Journey, Passed, Stage, agreement, funnel
-from stepsmith.evaluator.validation.protocol import PICKING, Preset
+from stepsmith.evaluator.validation.protocol import Preset
+from stepsmith.evaluator.validation.speedup import Comparison
 from stepsmith.report.funnel_page import write_funnel
 from stepsmith.search.ledger import Child
 from stepsmith.search.milestones import milestones
 
 SHORT = Preset(
-    0.1, (0.1,), (0.05, 0.1), Budget(3, 0, 0, 2, 1, PICKING[:1]), Budget(1, 0, 0, 0, 1, PICKING[:1]), 3, 2,
+    0.1, (0.1,), (0.05, 0.1), Budget(3, 0, 0, 2, 1, PICK_SEEDS[:1]), Budget(1, 0, 0, 0, 1, PICK_SEEDS[:1]), 3, 2,
     first_seed=9_200, held_out=False,
 )  # fmt: skip
 TWO = (Stage("10x", "table-wine", SHORT), Stage("100x", "table-cancer", SHORT))
@@ -41,8 +45,35 @@ def test_what_does_not_beat_adamw_ends_and_the_rest_is_tuned_anew(tmp_path):
     assert not still.promoted and still.speedup.high < 1
     [refused] = by_name["adahessian"]
     assert "oracle" in refused.reason and refused.speedup is None
-    assert all(p.speedup.mean > 1 for journey in found.paths for p in journey.passed[:-1])  # only these went on
-    assert len(by_name["adamw2"]) == (2 if by_name["adamw2"][0].speedup.mean > 1 else 1)
+    [same] = by_name["adamw2"]  # its own equal is not better
+    assert not same.promoted and same.speedup.mean == pytest.approx(1.0)
+
+
+def test_only_what_beats_adamw_goes_on(tmp_path, monkeypatch):
+    gaps, asked = {"better": -0.01, "worse": 0.01, "flat": -0.01}, []
+
+    def measured(pool, programs, *_):
+        asked.append((pool.name, {*programs}))
+        outcomes = {
+            n: Comparison(Interval(1, 1, 1), Interval(gaps[n], gaps[n], gaps[n]), 0, n == "flat") for n in programs
+        }
+        sides = {n: SimpleNamespace(outcomes={0.1: SimpleNamespace(comparison=c)}, frozen={0.1: None})
+                 for n, c in outcomes.items()}  # fmt: skip
+        return SimpleNamespace(contenders=sides)
+
+    monkeypatch.setattr(funnels, "validate", measured)
+    steps = []
+    found = funnel(entering(**dict.fromkeys(gaps, ss.load("lion"))), TWO, tmp_path, planned=steps.append)
+    assert asked == [("table-wine", {*gaps}), ("table-cancer", {"better"})]
+    assert [[p.promoted for p in j.passed] for j in found.paths] == [[True, True], [False], [False]]
+    assert len(steps) == 2 and steps[0] > steps[1] > 0
+
+
+def test_a_stage_without_room_is_refused_before_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(funnels, "validate", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(fits, "available", lambda device: 1e6)
+    with pytest.raises(fits.TargetTooLarge, match="gpt-10m-stdlib with adamw needs"):
+        funnel(entering(lion=ss.load("lion")), [*TWO, STAGES["target"]], tmp_path)
 
 
 def test_adamw_may_enter_by_its_own_name(tmp_path):
@@ -58,7 +89,7 @@ def test_a_funnel_goes_on_from_its_records(tmp_path, monkeypatch):
 
 def journey(name, fitness, speedup):
     passed = [Passed("10x", "t", Interval(speedup, speedup / 1.1, speedup * 1.1), True)]
-    return Journey(Candidate(name, "", fitness), passed)
+    return Journey(Candidate(f"runs/1:{name}", "", fitness, len(name)), passed)
 
 
 def test_agreement_is_of_fitness_with_the_first_stage():
@@ -96,7 +127,8 @@ def test_the_command_prints_a_path_for_each(tmp_path, monkeypatch):
     found = CliRunner().invoke(cli.app, ["funnel", "lion", "momentum", "--stages", "10x", "--workers", "0"])
     assert found.exit_code == 0, found.output
     assert "lion" in found.output and "momentum" in found.output
-    page = (tmp_path / "runs" / "validation" / "funnel.html").read_text()
+    page = (tmp_path / "runs" / "validation" / "funnel-lion-momentum" / "funnel.html").read_text()
     assert "<svg" not in page and "momentum" in page  # no search, so no fitness to draw
     wrong = CliRunner().invoke(cli.app, ["funnel", "lion", "--stages", "10y"])
     assert "did you mean '10x'" in str(wrong.exception)
+    assert "names one of 10x" in str(CliRunner().invoke(cli.app, ["funnel", "lion", "--stages", ","]).exception)

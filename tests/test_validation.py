@@ -15,14 +15,13 @@ from stepsmith import cli
 from stepsmith.dsl import ProgramError
 from stepsmith.evaluator.descent import descend, moved
 from stepsmith.evaluator.json_lines import RecordError
-from stepsmith.evaluator.settings import Range
+from stepsmith.evaluator.settings import Range, written_settings
 from stepsmith.evaluator.train import Run
-from stepsmith.evaluator.tune import Budget, pick
+from stepsmith.evaluator.tune import PICK_SEEDS, Budget, pick
 from stepsmith.evaluator.validation import pool as pools
 from stepsmith.evaluator.validation.funnel import SCREEN
 from stepsmith.evaluator.validation.pool import TargetPool
 from stepsmith.evaluator.validation.protocol import (
-    PICKING,
     PRESETS,
     TABLE,
     Preset,
@@ -30,7 +29,6 @@ from stepsmith.evaluator.validation.protocol import (
     settle,
     side_by_side,
     working_peak,
-    written,
 )
 from stepsmith.evaluator.validation.record import Record, key_of
 from stepsmith.evaluator.validation.training import Training, train_target
@@ -39,7 +37,7 @@ from stepsmith.proxies.targets import target
 
 TINY = Preset(
     0.1, (0.1, 0.2), (0.05, 0.1, 0.2),
-    Budget(3, 0, 0, 3, 1, PICKING[:1]), Budget(1, 0, 0, 2, 1, PICKING[:1]), 3, 2, (0.5,),
+    Budget(3, 0, 0, 3, 1, PICK_SEEDS[:1]), Budget(1, 0, 0, 2, 1, PICK_SEEDS[:1]), 3, 2, (0.5,),
 )  # fmt: skip
 LION = {"lion": ss.load("lion")}
 
@@ -89,8 +87,8 @@ class Written:
 
 
 def test_short_runs_say_which_draws_are_run_whole():
-    pool, sgd, budget = Written(), ss.load("sgd"), Budget(4, 0, 0, 0, 1, PICKING[:1], short=20)
-    known = written(sgd, 1.0, 0.0, "linear")
+    pool, sgd, budget = Written(), ss.load("sgd"), Budget(4, 0, 0, 0, 1, PICK_SEEDS[:1], short=20)
+    known = written_settings(sgd, 0.0, "linear", 1.0)
     best, runs = pick(pool, sgd, 80, np.random.default_rng(0), budget, [known], {"lr": Range(1e-4, 1.0)})
     (short, draws, _), (whole, kept, _) = pool.asked
     assert (short, len(draws), whole, len(kept)) == (20, 20, 80, 4)
@@ -248,8 +246,8 @@ def test_tuning_is_a_function_of_the_program_and_counts_its_runs(pool, tmp_path)
         again = settle(other, ss.load("lion"), 0.1, TINY.budget)
     assert again == one
     assert settle(pool, ss.load("lion"), 0.1, TINY.budget, salt="x") != one
-    loss = pool.results([Training(one.run, PICKING[0], 30)])[0].validation
-    untuned = pool.results([Training(Run(ss.load("lion")), PICKING[0], 30)])[0].validation
+    loss = pool.results([Training(one.run, PICK_SEEDS[0], 30)])[0].validation
+    untuned = pool.results([Training(Run(ss.load("lion")), PICK_SEEDS[0], 30)])[0].validation
     assert loss < untuned
 
 
@@ -280,7 +278,7 @@ def test_tuning_never_reads_the_test_data(pool, monkeypatch):
 
 def test_literal_constants_of_a_find_are_tuned_too(pool):
     find = ss.Program.parse("def f(w, g, m, lr=1e-3):\n  m = interp(g, m, 0.9)\n  return lr * sign(m), m")
-    settled = settle(pool, find, 0.1, Budget(8, 0, 0, 0, 1, PICKING[:1]))
+    settled = settle(pool, find, 0.1, Budget(8, 0, 0, 0, 1, PICK_SEEDS[:1]))
     assert "beta1" in settled.settings
     rates = {r.training.run.program.hypers for r in pool.record.rows.values()}
     assert len(rates) > 1
@@ -384,9 +382,45 @@ def test_the_command_validates_and_goes_on(small, tmp_path, monkeypatch):
     for name in ("AdamW", "lion", "momentum"):
         assert re.search(rf"^{name} +0.2x ", first.output, re.MULTILINE)
     folder = tmp_path / "runs" / "validation" / "lion-momentum-table-wine-quick"
-    assert {p.name for p in folder.iterdir()} >= {"report.html", "validation.json", "configuration.json"}
+    assert {p.name for p in folder.iterdir()} >= {"report.html", "validation.json", "configuration.json", "frozen.json"}
     monkeypatch.setattr(pools, "train_target", lambda *_: pytest.fail("trained"))
     assert run("lion", "--target", "table-wine", "--workers", "0", "--against", "adamw,momentum").exit_code == 0
+
+
+def test_constants_are_written_down_before_anything_is_compared(small, tmp_path, monkeypatch):
+    def train(target, training, *rest):
+        folder = tmp_path / "runs" / "validation" / "lion-table-wine-quick"
+        if training.seed >= TINY.first_seed:
+            frozen = json.loads((folder / "frozen.json").read_text())
+            assert {*frozen} == {"AdamW", "lion"} and {*frozen["lion"]} == {"0.1", "0.2"}
+            raise KeyboardInterrupt
+        return train_target(target, training, *rest)
+
+    monkeypatch.setattr(pools, "train_target", train)
+    assert run("lion", "--target", "table-wine", "--workers", "0").exit_code == 130
+
+
+def test_adamw_may_be_validated_under_any_spelling(small):
+    found = run("AdamW", "--target", "table-wine", "--workers", "0")
+    assert found.exit_code == 0, found.output
+    assert re.search(r"^adamw +0.2x +1.000 ", found.output, re.MULTILINE)
+
+
+def test_several_targets_have_a_profile(small, tmp_path):
+    found = run("momentum", "--target", "table-wine,table-cancer", "--workers", "0")
+    assert found.exit_code == 0, found.output
+    assert "within 1.5x" in found.output
+    assert len(re.findall(r"^(AdamW|momentum)( +[01]\.\d\d){5} *$", found.output, re.MULTILINE)) == 2
+    page = (tmp_path / "runs/validation/momentum-table-wine-table-cancer-quick-profile.html").read_text()
+    assert page.count("<svg") == 1 and "momentum" in page
+
+
+def test_a_report_that_is_replaced_is_said(small, tmp_path):
+    rule = tmp_path / "mine.opt"
+    for beta in (0.9, 0.8):
+        rule.write_text(f"def mine(w, g, m, lr=0.1, beta={beta}):\n  m = interp(g, m, beta)\n  return lr * m, m\n")
+        found = run("mine.opt", "--target", "table-wine", "--workers", "0")
+        assert ("held another validation" in found.output) == (beta == 0.8)
 
 
 @pytest.mark.parametrize(

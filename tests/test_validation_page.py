@@ -49,7 +49,8 @@ def contender(name: str, speedup: Interval, p: float, diverged: int = 0, gap: fl
     text = f"def f(w, g, lr=0.1):\n    return lr * g  # {name}\n"
     frozen = {r: Frozen(text, 0.05, "linear", {"lr": 0.1 * r, "schedule.decay": "linear"}, 9) for r in curve}
     cost = StepCost(0.002 if name == ADAMW else 0.001, 0.0005, 8.0, 100_000)
-    sensitivity = {0.5: 2.3, 1.0: 2.2, 2.0: 2.25, 4.0: START}
+    sensitivity = {f: result(loss, 0.5, 9000) for f, loss in {0.5: 2.3, 1.0: 2.2, 2.0: 2.25}.items()}
+    sensitivity[4.0] = result(START, 0.5, 9000, "NaN")
     return Contender(name, text, frozen, results, sensitivity, cost, dict.fromkeys(COMPARED, outcome))
 
 
@@ -63,6 +64,12 @@ def validation(*rivals: Contender, **changed) -> Validation:
 
 
 LION = contender("lion", Interval(1.12, 1.034, 1.21), 0.004)
+
+
+_OUTCOME = LION.outcomes[0.5]
+FLAT = replace(LION, outcomes=dict.fromkeys(
+    COMPARED, replace(_OUTCOME, comparison=replace(_OUTCOME.comparison, flat=True, speedup=Interval(32.0, 32.0, 32.0)))
+))  # fmt: skip
 
 
 def written(found: Validation, folder) -> str:
@@ -143,9 +150,16 @@ def test_costs_are_beside_speedups(tmp_path):
     assert "takes 0.50x the time of AdamW's, so that 1.12 in data is 2.24 in time; its state takes 8 b" in words(page)
 
 
+def test_a_flat_law_says_no_speedup_anywhere(tmp_path):
+    found = validation(FLAT, law=PowerLaw(0.0, 0.0, 2.0))
+    assert "32" not in re.sub(r"0123456789ab|-32", "", words(written(found, tmp_path)).partition("Frozen settings")[0])
+    assert [name for name, svg in plots(found).items() if not svg] == ["speedup", "time"]
+
+
 def test_what_was_fixed_and_what_it_cannot_say(tmp_path):
     page = words(written(validation(LION), tmp_path))
-    for said in ("Student's t, paired by seed", "Holm's correction for 1 contender at", "Seeds 9100 to 9107", "0.05",
+    for said in ("Student's t, paired by seed", "Holm's correction for 1 contender at 2 data ratios;", "0.05",
+                 "Seeds 9100 to 9107",
                  "One target: others may rank otherwise.", "feedfacefeedface", "0123456789ab", "engine c", "# lion",
                  "lr 0.05", "warm-up 0.05, decay linear", "61,000 parameters", "40 D^-0.3 + 1.5"):  # fmt: skip
         assert said in page, said
@@ -161,10 +175,12 @@ EDGES = {
     "ten": validation(*(contender(f"c{i}", Interval(0.5 + i / 8, 0.4, 2), 0.2) for i in range(10))),
     "infinite": validation(
         contender("lion", Interval(32, 1 / 32, 32), math.nan, gap=-math.inf),
-        replace(LION, name="other", cost=StepCost(0.0, 0.0, 0.0, 0), sensitivity={1.0: math.nan, 2.0: math.inf}),
+        replace(
+            LION, name="other", cost=StepCost(0.0, 0.0, 0.0, 0), sensitivity={1.0: result(math.nan, 0.5, 0, "NaN")}
+        ),
     ),
     "all diverged": validation(contender("lion", Interval(1 / 32, 1 / 32, 1 / 32), 0.0, diverged=8)),
-    "flat law": validation(LION, law=PowerLaw(0.0, 0.0, 2.0)),
+    "flat law": validation(FLAT, law=PowerLaw(0.0, 0.0, 2.0)),
     "straight law": validation(LION, law=PowerLaw(0.1, 0.0, 2.0)),
     "long": validation(replace(LION, program="def f(w, g):\n" + "    g = g * g + sin(g)\n" * 400)),
     "no runs": validation(replace(LION, results={0.5: {}, 1.0: {}})),

@@ -7,27 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...discovered import load
 from ...dsl import Program
+from ...proxies.targets import target
 from ..statistics import Interval
-from ..tune import Budget
+from ..tune import PICK_SEEDS, Budget
+from .fits import check_target_fits
 from .pool import TargetPool
-from .protocol import PICKING, Preset
+from .protocol import Preset
 from .rank import kendall_tau
 from .record import Record
 from .training import check_trainable
 from .validate import ADAMW, Frozen, validate
 
-#: What a stage trains for each program. It compares on seeds and documents that no later validation is judged by.
+#: What a stage trains for each program. It compares on seeds and texts that no later validation is judged by.
 SCREEN = Preset(
     1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2),
-    Budget(3, 0, 0, 9, 2, PICKING[:2], short=16), Budget(1, 0, 0, 4, 1, PICKING[:1]), 4, 2,
+    Budget(3, 0, 0, 9, 2, PICK_SEEDS[:2], short=16), Budget(1, 0, 0, 4, 1, PICK_SEEDS[:1]), 4, 2,
     first_seed=9_200, held_out=False,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A target that programs must pass. `name` says how many times the proxies' parameters it has."""
+    """A target that programs must pass. `name` says how many times the proxies' parameters it has.
+
+    Its text is one that no search reads, or fitness that is luck on a text would be taken for what holds elsewhere.
+    """
 
     name: str
     target: str
@@ -35,9 +41,9 @@ class Stage:
 
 
 STAGES = {
-    "10x": Stage("10x", "gpt-60k"),
-    "100x": Stage("100x", "gpt-600k"),
-    "target": Stage("target", "gpt-10m"),
+    "10x": Stage("10x", "gpt-60k-stdlib"),
+    "100x": Stage("100x", "gpt-600k-stdlib"),
+    "target": Stage("target", "gpt-10m-stdlib"),
 }
 
 
@@ -95,11 +101,12 @@ def funnel(
     device: str = "cpu",
     tell: Callable[[str], None] = lambda text: None,
     ran: Callable[[int, float], None] = lambda steps, seconds: None,
+    planned: Callable[[int], None] = lambda steps: None,
 ) -> Funnel:
     """Sends programs through stages: at each all that are left are tuned anew, and what beats AdamW goes on.
 
-    A speedup above 1 in the mean is enough to go on, since early stages have few seeds; what is claimed of a find needs
-    `validate`, whose interval says more. Each stage's finished runs are lines of `home / TARGET.jsonl`.
+    A loss below AdamW's in the mean is enough to go on, since early stages have few seeds; what is claimed of a find
+    needs `validate`, whose interval says more. Each stage's finished runs are lines of `home / TARGET.jsonl`.
 
     Args:
         candidates: What enters.
@@ -109,15 +116,19 @@ def funnel(
         device: Where runs train.
         tell: Is told of progress, a line each.
         ran: As `tell` of `TargetPool`.
+        planned: Is told how many steps a stage is about to train.
 
     Raises:
-        TaskError: In one line, where a target cannot be trained.
+        TaskError, TargetTooLarge: In one line, where a target cannot be trained, before the first is.
     """
+    for stage in stages:
+        check_target_fits(target(stage.target), load("adamw"), device, workers)
     paths = [Journey(candidate, list(_refused(candidate, stages[:1]))) for candidate in candidates]
     left = {path.candidate.name: path for path in paths if not path.passed}
     for stage in stages:
         if not left:
             break
+        planned(round(stage.preset.sides(len(left)) * target(stage.target).steps))
         found = _stage(stage, {n: Program.parse(p.candidate.program) for n, p in left.items()}, home, workers, device,
                        tell, ran)  # fmt: skip
         for name, passed in found.items():
@@ -149,11 +160,12 @@ def _stage(
     with TargetPool(stage.target, record, workers=workers, device=device, tell=ran) as pool:
         found = validate(pool, programs, stage.preset, "screen", lambda text: tell(f"{stage.name}: {text}"))
     return {
-        name: Passed(stage.name, stage.target, speedup, speedup.mean > 1, contender.frozen[ratio])
+        name: Passed(stage.name, stage.target, beside.speedup, beside.gap.mean < 0 and not beside.flat,
+                     contender.frozen[ratio])
         for name, contender in found.contenders.items()
         if name != ADAMW
-        for speedup in [contender.outcomes[ratio].comparison.speedup]
-    }
+        for beside in [contender.outcomes[ratio].comparison]
+    }  # fmt: skip
 
 
 def agreement(paths: Sequence[Journey]) -> Interval | None:

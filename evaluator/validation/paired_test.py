@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 Losses = Mapping[int, float]  # final losses in nats, by seed
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A p value corrected for the number of rivals, and whether it is at most the level fixed in advance."""
-
-    p: float
-    differs: bool
 
 
 def paired_p(ours: Losses, theirs: Losses) -> float:
@@ -60,18 +51,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, p_values[name] * (len(p_values) - rank)))
         corrected[name] = largest
     return corrected
-
-
-def verdicts(adamw: Losses, rivals: Mapping[str, Losses], level: float = 0.05) -> dict[str, Verdict]:
-    """Each rival against AdamW, over the seeds that both have. Raises ValueError as `paired_p` does.
-
-    >>> adamw = {0: 3.52, 1: 3.53, 2: 3.54}
-    >>> found = verdicts(adamw, {"muon": {0: 3.46, 1: 3.45, 2: 3.47}, "same": adamw})
-    >>> found["muon"].differs, found["same"]
-    (True, Verdict(p=1.0, differs=False))
-    """
-    corrected = holm({name: paired_p(losses, adamw) for name, losses in rivals.items()})
-    return {name: Verdict(p, p <= level) for name, p in corrected.items()}
 
 
 def rejection_share(

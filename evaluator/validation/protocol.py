@@ -12,9 +12,9 @@ import numpy as np
 
 from ...discovered.arguments import name_constants
 from ...dsl import Program
-from ..settings import Settings, as_run, hyper_names, ranges_of
+from ..settings import Settings, as_run, ranges_of, written_settings
 from ..train import Run
-from ..tune import Budget, pick
+from ..tune import PICK_SEEDS, SHOWN_SEEDS, Budget, pick
 from .pool import TargetPool
 from .training import Result, Training
 
@@ -22,8 +22,6 @@ _T = TypeVar("_T")
 _SWEEP = range(-4, 5)  # powers of 4 on the learning rate that is written
 _FURTHEST = 12
 _SWEEP_RATIO = 1 / 16  # data ratio of the sweep's short runs
-PICKING = tuple(range(9_000, 9_004))  # seeds that choose settings
-FINAL = 9_100  # the first of the seeds that are compared and never choose
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Preset:
     seeds: int
     curve_seeds: int
     sensitivity: tuple[float, ...] = ()
-    first_seed: int = FINAL
+    first_seed: int = SHOWN_SEEDS[0]
     held_out: bool = True
 
     def sides(self, others: int) -> float:
@@ -64,26 +62,26 @@ class Preset:
 
     def tuning(self) -> float:
         """The same of one contender's tuning from nothing."""
-        return len(_SWEEP) * min(_SWEEP_RATIO, self.tuned) + self.tuned * self.budget.cost()
+        return len(_SWEEP) * _SWEEP_RATIO + self.tuned * self.budget.cost()
 
     def _again(self, ratio: float) -> float:
         return 0 if ratio == self.tuned else self.again.cost()
 
 
 def _budget(first: int, descent: int, finalists: int, seeds: int, short: int = 0) -> Budget:
-    return Budget(first, 0, 0, descent, finalists, PICKING[:seeds], short)
+    return Budget(first, 0, 0, descent, finalists, PICK_SEEDS[:seeds], short)
 
 
 #: For many rules on one target: one data ratio, four seeds.
-TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(6, 24, 2, 2, short=40), _budget(1, 6, 1, 1), 4, 4)
+TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(6, 24, 2, 2, short=40), _budget(1, 9, 1, 1), 4, 4)
 PRESETS = {
-    "quick": Preset(1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2), _budget(4, 10, 2, 2, short=24), _budget(1, 4, 1, 1), 4, 2),
+    "quick": Preset(1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2), _budget(4, 10, 2, 2, short=24), _budget(1, 6, 1, 1), 4, 2),
     "standard": Preset(
-        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(6, 24, 2, 2, short=40), _budget(1, 6, 1, 1), 8, 4,
+        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(6, 24, 2, 2, short=40), _budget(1, 9, 1, 1), 8, 4,
         (1 / 4, 1 / 2, 2.0, 4.0),
     ),
     "full": Preset(
-        1.0, (1 / 2, 1.0, 2.0), (1 / 4, 1 / 2, 1.0, 2.0, 4.0), _budget(12, 52, 4, 4, short=64), _budget(1, 12, 2, 2),
+        1.0, (1 / 2, 1.0, 2.0), (1 / 4, 1 / 2, 1.0, 2.0, 4.0), _budget(12, 52, 4, 4, short=64), _budget(1, 16, 2, 2),
         8, 4, (1 / 8, 1 / 4, 1 / 2, 2.0, 4.0, 8.0),
     ),
 }  # fmt: skip
@@ -123,9 +121,9 @@ def settle(
     """
     steps = steps_of(pool, ratio)
     program = with_named_constants(program)
-    peak = program.peak if near else working_peak(pool, program)
+    peak = float(near[0]["lr"]) if near else working_peak(pool, program)
     ranges = ranges_of(program, peak)
-    start = list(near) or [written(program, peak, pool.target.warmup, pool.target.decay)]
+    start = list(near) or [written_settings(program, pool.target.warmup, pool.target.decay, peak)]
     text = f"{replace(program, doc='')} {pool.target.name} {steps} {salt}"
     key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
     random = np.random.Generator(np.random.Philox(key=[13, key]))
@@ -134,11 +132,14 @@ def settle(
 
 
 def with_named_constants(program: Program) -> Program:
-    """The same rule with literal rates, decay and scale as hyperparameters, to be tuned; see `name_constants`."""
-    if program.fallback is not None or program.roles:
-        return program
+    """The same rule with literal rates, decay and scale of its parts as hyperparameters, to be tuned.
+
+    See `name_constants`.
+    """
+    fallback = program.fallback and with_named_constants(program.fallback)
     named = name_constants(program)
-    return named.program if named.found or named.folded is not None else program
+    own = named.program if named.found or named.folded is not None else program
+    return replace(own, roles=program.roles, fallback=fallback)
 
 
 def working_peak(pool: TargetPool, program: Program) -> float:
@@ -149,23 +150,13 @@ def working_peak(pool: TargetPool, program: Program) -> float:
     tried: dict[int, Result] = {}
     while exponents:
         runs = [Run(program.with_lr(program.peak * 4.0**k)) for k in exponents]
-        results = pool.results([Training(run, PICKING[0], steps) for run in runs])
+        results = pool.results([Training(run, PICK_SEEDS[0], steps) for run in runs])
         tried |= dict(zip(exponents, results, strict=True))
         trained = [k for k in tried if not tried[k].reason]
         best = min(trained, key=lambda k: (tried[k].validation, k), default=0)
         further = [best + way * i for way in (-1, 1) for i in (1, 2)]
         exponents = [k for k in further if k not in tried and abs(k) <= _FURTHEST and trained]
     return program.peak * 4.0**best
-
-
-def written(program: Program, peak: float, warmup: float, decay: str) -> Settings:
-    """The settings that a program's text has, at another peak learning rate."""
-    settings: Settings = {}
-    for index, part in enumerate(program.parts()):
-        start = f"{part.name}." if index else ""
-        settings |= {start + name: value for name, value in zip(hyper_names(part), part.hypers, strict=True)}
-        settings[f"{start}lr"] = part.peak * (peak / program.peak)
-    return {**settings, "schedule.warmup": warmup, "schedule.decay": decay}
 
 
 def steps_of(pool: TargetPool, ratio: float) -> int:

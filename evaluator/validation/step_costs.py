@@ -39,12 +39,13 @@ class StepCost:
 def step_costs(target: Target, trainings: Mapping[str, Training], device: str = "cpu") -> dict[str, StepCost]:
     """The cost of each contender's step, measured in one process in turns, so that a slow minute slows all alike.
 
-    On a CPU on one thread, as runs are. Models above 5M parameters are measured one after another, for want of memory.
+    On a CPU on one thread, as runs are. On a GPU, where a step's peak of memory is measured, and of models above 5M
+    parameters, for want of memory, contenders are measured one after another.
     """
     threads = torch.get_num_threads()
     use_one_thread()
     try:
-        if sum(map(prod, target.model.shapes.values())) > _LARGE:
+        if device != "cpu" or sum(map(prod, target.model.shapes.values())) > _LARGE:
             return {name: _costs(target, {name: t}, device)[name] for name, t in trainings.items()}
         return _costs(target, trainings, device)
     finally:
@@ -56,8 +57,8 @@ def _costs(target: Target, trainings: Mapping[str, Training], device: str) -> di
     trainers = {name: Trainer(target, training, device) for name, training in trainings.items()}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
     peak = dict.fromkeys(trainers, 0)
-    longest = min(training.steps for training in trainings.values())
-    batches = target.batches(0, min(_WARM + _ROUNDS, longest))
+    shortest = min(training.steps for training in trainings.values())
+    batches = target.batches(0, min(_WARM + _ROUNDS, shortest))
     for batch in batches:
         for name, trainer in trainers.items():
             if device != "cpu":
@@ -69,12 +70,20 @@ def _costs(target: Target, trainings: Mapping[str, Training], device: str) -> di
 
 
 def _timed(trainer: Trainer, batch: Batch, device: str) -> tuple[float, float]:
-    before = trainer.result.optimizer_seconds
+    """Seconds of a step, and of the optimizer's part."""
     begun = time.perf_counter()
-    trainer.advance(batch)
+    trainer.backward(batch)
+    _wait(device)
+    before = time.perf_counter()
+    trainer.update()
+    _wait(device)
+    now = time.perf_counter()
+    return now - begun, now - before
+
+
+def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun, trainer.result.optimizer_seconds - before
 
 
 def _cost(trainer: Trainer, times: list[tuple[float, float]], peak: int) -> StepCost:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...discovered.export_torch import torch_class
 from ...dsl import Program, ProgramError
-from ...dsl.flow import flow
+from ...dsl.flow import flow, reject_reason
 from ...dsl.program import ORACLES, RESERVED
 from ...dsl.roles import role_groups
 from ...proxies import TaskError, schedule
@@ -67,7 +67,8 @@ class Result:
         test: On the data that is touched once; None unless the run was final.
         start: Validation loss at initialisation.
         curve: (step, mean training loss since the last point, validation loss on a part of that data).
-        seconds: Wall time of the steps; of the optimizer's part of them in `optimizer_seconds`.
+        seconds: Wall time of the steps; of the optimizer's part of them in `optimizer_seconds`, which on a GPU is that
+            of launching it: see `step_costs`.
     """
 
     validation: float
@@ -111,6 +112,15 @@ class Trainer:
     def advance(self, batch: Batch) -> None:
         """One step."""
         begun = time.perf_counter()
+        self.backward(batch)
+        before = time.perf_counter()
+        self.update()
+        now = time.perf_counter()
+        self.result.optimizer_seconds += now - before
+        self.result.seconds += now - begun
+
+    def backward(self, batch: Batch) -> None:
+        """The gradients of a step, accumulated and clipped."""
         parts = self.target.micro_batches
         for number, part in enumerate(_parts(batch.to(self.device), parts)):
             with seeded(part.key + number, self.device) if part.key is not None else nullcontext():
@@ -119,16 +129,15 @@ class Trainer:
             self._sum += loss.detach()
         if self.target.clip:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.target.clip)
+
+    def update(self) -> None:
+        """The optimizer's part of a step, at the schedule's learning rate."""
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * float(self.factors[self.step])
-        before = time.perf_counter()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self._since += 1
-        now = time.perf_counter()
-        self.result.optimizer_seconds += now - before
-        self.result.seconds += now - begun
 
     def look(self) -> bool:
         """Adds a point to the curve; False where the run has come to nothing and may stop."""
@@ -205,8 +214,9 @@ def train_target(target: Target, training: Training, checkpoint: Path | None = N
     Raises:
         ProgramError: As `Trainer`.
     """
-    trainer = Trainer(target, training, device)
-    if checkpoint is None or not _loaded(trainer, checkpoint):
+    trainer = _resumed(target, training, checkpoint, device) if checkpoint is not None and checkpoint.exists() else None
+    if trainer is None:
+        trainer = Trainer(target, training, device)
         trainer.start()
     looks = {round(training.steps * (i + 1) / LOOKS) for i in range(LOOKS)}
     saved = time.monotonic()
@@ -224,16 +234,15 @@ def train_target(target: Target, training: Training, checkpoint: Path | None = N
     return result
 
 
-def _loaded(trainer: Trainer, checkpoint: Path) -> bool:
-    """Whether the run goes on from a checkpoint; one that cannot be read, as after a power cut, counts as none."""
-    if not checkpoint.exists():
-        return False
+def _resumed(target: Target, training: Training, checkpoint: Path, device: str) -> Trainer | None:
+    """A run as its checkpoint left it; one that cannot be read, as after a power cut, counts as none."""
+    trainer = Trainer(target, training, device)
     try:
         trainer.load(checkpoint)
-    except (RuntimeError, EOFError, OSError, KeyError, UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, UnpicklingError) as error:
         log.warning("%s cannot be read, so that its run begins anew (%s)", checkpoint, str(error).partition("\n")[0])
-        return False
-    return True
+        return None  # and with it a module that may hold some of those weights
+    return trainer
 
 
 def make_optimizer(
@@ -266,6 +275,8 @@ def check_trainable(program: Program) -> None:
             f"{program.name} is a schedule of the learning rate, not an optimizer; validate a rule with it"
         )
     for part in program.parts():
+        if reason := reject_reason(flow(part)):
+            raise ProgramError(f"{part.name} {reason}, so that there is nothing to train or to tune")
         asked = [RESERVED[slot] for slot in ORACLES if flow(part).reads(slot)]
         if asked:
             raise ProgramError(

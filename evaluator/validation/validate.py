@@ -12,11 +12,12 @@ from ...dsl import Program
 from ...proxies.targets import Target
 from ..machine import machine
 from ..settings import Settings
+from ..tune import PICK_SEEDS
 from .paired_test import holm, paired_p
 from .pool import TargetPool
 from .power_law import PowerLaw, fit_power_law
 from .profile import time_to_target
-from .protocol import PICKING, Preset, Settled, finals, settle, side_by_side, steps_of
+from .protocol import Preset, Settled, finals, settle, side_by_side, steps_of
 from .speedup import Comparison, compare
 from .step_costs import StepCost, step_costs
 from .training import Result, Training
@@ -43,7 +44,7 @@ class Outcome:
 
     Attributes:
         comparison: Speedup, gap in nats, gap in seed sigmas.
-        p: Of the paired test, corrected for all contenders (Holm).
+        p: Of the paired test, corrected for all contenders at all data ratios of a validation (Holm).
         differs: Whether it is at most 0.05.
         test: Mean loss on the test data, nats.
         metric: Mean of the target's metric there.
@@ -62,13 +63,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Contender:
-    """One side of the comparison, AdamW too."""
+    """One side of the comparison, AdamW too. `sensitivity` are runs at multiples of the tuned learning rate."""
 
     name: str
     program: str
     frozen: dict[float, Frozen]
     results: dict[float, dict[int, Result]]
-    sensitivity: dict[float, float]
+    sensitivity: dict[float, Result]
     cost: StepCost
     outcomes: dict[float, Outcome]
 
@@ -103,6 +104,7 @@ def validate(
     name: str = "",
     tell: Callable[[str], None] = lambda text: None,
     derived: Mapping[str, Callable[[Mapping[str, dict[float, Settled]]], dict[float, Settled]]] | None = None,
+    fixed: Callable[[dict[str, dict[float, Frozen]]], None] = lambda frozen: None,
 ) -> Validation:
     """Tunes AdamW and each program alike, freezes their constants, and compares them on paired seeds.
 
@@ -113,15 +115,21 @@ def validate(
         name: Of the preset, for the report.
         tell: Is told of progress, a line each.
         derived: Further contenders, whose frozen settings are made of the others', as for controls.
+        fixed: Is told of all constants, by contender and data ratio, before a seed that is compared is trained.
 
     Raises:
+        ValueError: A program is called as the baseline is.
         TaskError, ProgramError: In one line, for a target or a program that cannot be trained.
     """
+    if ADAMW in programs:
+        raise ValueError(f"{ADAMW!r} is the baseline; call the program otherwise")
     sides = {ADAMW: load("adamw"), **programs}
     frozen = side_by_side(
         pool, lambda n: freeze(pool, sides[n], preset, lambda t: tell(f"{n}: {t}"), n == ADAMW), list(sides)
     )
     frozen |= {n: made(frozen) for n, made in (derived or {}).items()}
+    shown = {n: {ratio: _shown(settled) for ratio, settled in f.items()} for n, f in frozen.items()}
+    fixed(shown)
     tell("all constants are frozen; now the seeds and the data that chose nothing")
     results = side_by_side(pool, lambda n: _results(pool, frozen[n], preset, n == ADAMW), list(frozen))
     reach = side_by_side(pool, lambda n: _sensitivity(pool, frozen[n][preset.tuned], preset), list(sides))
@@ -130,10 +138,9 @@ def validate(
     law = fit_power_law(*_curve(pool, results[ADAMW], preset))
     outcomes = _outcomes(pool, results, preset)
     contenders = {
-        n: Contender(n, _text(f[preset.tuned].run.program), {r: _shown(s) for r, s in f.items()}, results[n],
-                     reach.get(n, {}), costs[n], outcomes[n])
-        for n, f in frozen.items()
-    }  # fmt: skip
+        n: Contender(n, f[preset.tuned].program, f, results[n], reach.get(n, {}), costs[n], outcomes[n])
+        for n, f in shown.items()
+    }
     target = pool.target
     start = statistics.fmean(r.start for r in results[ADAMW][preset.tuned].values())
     return Validation(
@@ -181,15 +188,15 @@ def _results(
     return found
 
 
-def _sensitivity(pool: TargetPool, settled: Settled, preset: Preset) -> dict[float, float]:
-    """Validation losses at multiples of the tuned learning rate, one seed."""
+def _sensitivity(pool: TargetPool, settled: Settled, preset: Preset) -> dict[float, Result]:
+    """Runs at multiples of the tuned learning rate, one seed."""
     if not preset.sensitivity:
         return {}
     factors = (*preset.sensitivity, 1.0)
     program, steps = settled.run.program, steps_of(pool, preset.tuned)
     runs = [replace(settled.run, program=program.with_lr(program.peak * factor)) for factor in factors]
-    results = pool.results([Training(run, PICKING[0], steps) for run in runs])
-    return dict(sorted((factor, r.validation) for factor, r in zip(factors, results, strict=True)))
+    results = pool.results([Training(run, PICK_SEEDS[0], steps) for run in runs])
+    return dict(sorted(zip(factors, results, strict=True)))
 
 
 def _curve(
@@ -281,6 +288,12 @@ def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) 
         said.append("It has no test data: what is compared is the data that settings were chosen on, on other seeds.")
     if (epochs := target.epochs(round(target.steps * max(preset.curve)))) > _MANY_EPOCHS:
         said.append(f"Its text is read {epochs:.0f} times: give a longer one with --text.")
+    if others := {*preset.curve} - {preset.tuned}:
+        said.append(
+            f"At data ratios {', '.join(f'{r:g}' for r in sorted(others))} settings are tuned again from the nearest "
+            f"ratio's, in {preset.again}: what that leaves of AdamW's loss there makes its curve too high, and "
+            "speedups above 1 too large."
+        )
     said.append(
         f"{preset.budget} tune a side, chosen mostly on one seed: tuned a second time a side may end elsewhere, which "
         "the intervals, over seeds and fit, do not hold."

@@ -82,7 +82,7 @@ def _vit() -> Target:
 _MAKERS: dict[str, Callable[[], Target]] = {
     **{f"{style}-{size}": partial(_language, style, size) for size in _DECODERS for style in ("gpt", "llama")},
     **{f"{style}-{size}-stdlib": partial(_language, style, size, "stdlib")
-       for size in ("60k", "100k", "600k") for style in ("gpt", "llama")},
+       for size in ("60k", "100k", "600k", "10m") for style in ("gpt", "llama")},
     **{f"{style}-{size}-b64": partial(_language, style, size, times=4)
        for size in ("60k", "100k", "600k") for style in ("gpt", "llama")},
     "llama-100k-qk": partial(_language, "llama", "100k", qk_norm=True),
