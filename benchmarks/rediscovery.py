@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from stepsmith.discovered.families import families
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify import simplify
@@ -25,6 +27,7 @@ from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import make_executor
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.search.config import SearchConfig, read_config
+from stepsmith.search.course import Course, course
 from stepsmith.search.elites import rescore
 from stepsmith.search.ledger import Child
 from stepsmith.search.run import Progress, create_run, open_run, run_search
@@ -55,7 +58,9 @@ class Outcome:
     Attributes:
         found: Family -> how the simplified text of the first program of the hall of fame in it reads.
         first: Family -> its first row.
-        hall: Simplified programs of the hall of fame, best first, with speedups on unseen seeds.
+        hall: Simplified programs of the hall of fame, best first, with the search's fitness and the speedup on unseen
+            seeds.
+        course: How the search went over its steps.
     """
 
     start: str
@@ -68,7 +73,8 @@ class Outcome:
     seconds: float
     found: dict[str, str]
     first: dict[str, First]
-    hall: tuple[tuple[str, float], ...]
+    hall: tuple[tuple[str, float, float], ...]
+    course: Course
 
 
 def names_of(text: str) -> list[str]:
@@ -90,11 +96,11 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
         fold = run_search(ledger, config, dispatcher, progress=ticks)
         elites = rescore(fold, dispatcher, _ELITES)
         rows, code = list(ledger.children()), ledger.meta()["commit"]
-    hall = tuple((str(simplify(Program.parse(e.program))), round(e.seen.mean, 4)) for e in elites)
-    found = {name: text for text, _ in reversed(hall) for name in names_of(text)}
+    hall = tuple((str(simplify(Program.parse(e.program))), round(e.fitness, 4), round(e.seen.mean, 4)) for e in elites)
+    found = {name: text for text, _, _ in reversed(hall) for name in names_of(text)}
     return Outcome(
         start, strategy, seed, digest(config), code, len(rows), sum(r.steps for r in rows),
-        max(clock.rows.values(), default=0.0), found, first_of_each(rows, clock.rows), hall,
+        max(clock.rows.values(), default=0.0), found, first_of_each(rows, clock.rows), hall, course(rows),
     )  # fmt: skip
 
 
@@ -119,9 +125,7 @@ def digest(config: SearchConfig) -> str:
 
 
 def parsed(held: Mapping[str, Any]) -> tuple[str, Outcome]:
-    first = {name: First(**one) for name, one in held["first"].items()}
-    hall = tuple((text, speedup) for text, speedup in held["hall"])
-    row = Outcome(**{**held, "first": first, "hall": hall})
+    row = TypeAdapter(Outcome).validate_python(held)
     return key(row.start, row.strategy, row.seed, row.digest), row
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,17 @@ import pytest
 import torch
 
 from stepsmith.discovered import load
+from stepsmith.evaluator.dispatcher import Dispatcher
+from stepsmith.evaluator.executors import Inline
+from stepsmith.evaluator.settings import written_settings
+from stepsmith.evaluator.train import Run
+from stepsmith.evaluator.validation.protocol import Settled
 from stepsmith.proxies import stack, task
+from stepsmith.search.ledger import Child
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import small
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 RATES = (1e-4, 1e-3, 1e-2)
@@ -142,3 +153,52 @@ def test_the_gpu_section_on_populations_runs(bench, monkeypatch):
     }
     speeds = ("hour", "share", "CPU cores")
     assert not [str(c) for c in report.checks if not c.passed and not any(word in c.what for word in speeds)]
+
+
+# --- searches and targets ---------------------------------------------------------------------------------
+
+
+def test_a_rediscovery_is_recorded_with_its_course(bench, monkeypatch, tmp_path):
+    rediscovery = bench("rediscovery")
+    monkeypatch.setattr(rediscovery, "RUNS", tmp_path)
+    monkeypatch.setattr(rediscovery, "_ELITES", 2)
+    outcome = rediscovery.run("momentum", "evolution", 1, small(tmp_path, steps=4_000), Dispatcher(Inline()))
+    key, again = rediscovery.parsed(json.loads(json.dumps(asdict(outcome))))
+    assert again == outcome and key.startswith("momentum evolution 1 ")
+    assert len(outcome.hall) == 2 and outcome.course.looks[-1].steps == outcome.steps >= 4_000
+    assert [*rediscovery.table([outcome])][1].split()[:3] == ["momentum", "evolution", "lion"]
+
+
+def test_families_are_found_in_what_the_machine_simplifies(bench):
+    rediscovery = bench("rediscovery")
+    lion = "def f(w, g, m, lr=0.1):\n  u = sign(interp(g, m, 0.9)) * 1.0\n  m = interp(g, m, 0.99)\n  return lr * u, m"
+    rows = [
+        Child(0, 0, None, "start", "", final="def f(w, g, lr=0.1):\n  return lr * g", fitness=0.5, steps=10),
+        Child(1, 1, 0, "wire", "", final=lion, fitness=None, reason="dropped: stage 2", steps=10),
+        Child(2, 2, 0, "wire", "", final=lion, fitness=0.9, steps=10),
+    ]  # fmt: skip
+    first = rediscovery.first_of_each(rows, {"1": 5.0, "3": 9.0})
+    assert {*first} == {"lion"}
+    assert (first["lion"].child, first["lion"].steps, first["lion"].seconds) == (2, 30, 9.0)
+
+
+def test_the_page_of_targets_is_what_its_command_writes(bench):
+    targets = bench("targets")
+    assert targets.PAGE.read_text("utf-8") == targets.document(targets.measured())
+
+
+def test_controls_change_what_they_say(bench):
+    controls = bench("controls")
+    settings = {name: load(name) for name in ("lion", "adamw")}
+    made = {
+        name: Settled(Run(program), written_settings(program, 0.1, "linear", 0.003), 1)
+        for name, program in settings.items()
+    }
+    made["adamw"].settings["weight_decay"] = 0.123
+    frozen = {"AdamW": {0.5: made["adamw"]}, "lion": {0.5: made["lion"]}}
+    [lion] = controls.with_decay_of_adamw(frozen).values()
+    assert lion.settings == {**made["lion"].settings, "weight_decay": 0.123}
+    assert lion.run.program.peak == 0.003 and lion.run.program.hypers[-1] == 0.123
+    [third] = controls.at_a_third(frozen).values()
+    assert third.run.program.peak == pytest.approx(0.001)
+    assert third.settings == {**made["adamw"].settings, "lr": pytest.approx(0.001)}
