@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +19,10 @@ from stepsmith.dsl.keys import key, structural_key
 from stepsmith.dsl.to_population import PopulationStep
 from stepsmith.dsl.to_torch import compile_step, zero_states
 from stepsmith.search.mutate import Mutator
+
+sys.path.append(str(Path(__file__).parent))
+
+from rounding import disturbance
 
 SHAPES = [(6, 4), (5,), (3, 7), (4, 2, 2), (8, 3), ()]
 ROLES = ["matrix", "vector", "head", "matrix", "embedding", "vector"]
@@ -394,16 +401,6 @@ def test_random_matrix_programs_round_trip_and_lower():
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-9 * largest, err_msg=str(program))
     assert compared > 200
     assert {"matmul", "transpose", "orthogonalize", "mean:fan_in", "norm:fan_out"} <= ops
-
-
-def disturbance(seed: int):
-    random = np.random.default_rng(seed)
-
-    def one(x):
-        x = np.asarray(x)
-        return x * (1 + 1e-15 * random.uniform(-1, 1, x.shape))
-
-    return lambda value: [one(x) for x in value] if isinstance(value, list) else one(value)
 
 
 def test_a_codec_counts_in_keys_and_a_schedule_has_one():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -24,6 +27,10 @@ from stepsmith.dsl.symmetry import (
     symmetries,
 )
 from stepsmith.search.mutate import Mutator
+
+sys.path.append(str(Path(__file__).parent))
+
+from rounding import disturbance
 
 SGD = "\ndef sgd(w, g, lr=0.1):\n return lr * g\n"
 MUON = """def muon(w, g, m, lr=0.02, beta=0.95) for matrix, embedding, head else sgd:
@@ -296,16 +303,6 @@ def test_rows_have_the_traits_that_proofs_use(op, trait):
 
 
 # --- what is proved holds -----------------------------------------------------------------------------------
-
-
-def disturbance(seed: int):
-    """Rounding errors of a part in 10^15 at every value."""
-    random = np.random.default_rng(seed)
-
-    def one(x):
-        return np.asarray(x) * (1 + 1e-15 * random.uniform(-1, 1, np.shape(x)))
-
-    return lambda found: [one(x) for x in found] if isinstance(found, list) else one(found)
 
 
 def without_nan(program: Program, steps) -> bool:
