@@ -20,6 +20,7 @@ from stepsmith.evaluator.settings import written_settings
 from stepsmith.evaluator.train import Run
 from stepsmith.evaluator.validation.protocol import Settled
 from stepsmith.proxies import stack, task
+from stepsmith.search.course import Course, Look
 from stepsmith.search.ledger import Child
 
 sys.path.append(str(Path(__file__).parent))
@@ -167,6 +168,24 @@ def test_a_rediscovery_is_recorded_with_its_course(bench, monkeypatch, tmp_path)
     assert again == outcome and key.startswith("momentum evolution 1 ")
     assert len(outcome.hall) == 2 and outcome.course.looks[-1].steps == outcome.steps >= 4_000
     assert [*rediscovery.table([outcome])][1].split()[:3] == ["momentum", "evolution", "lion"]
+
+
+def test_figures_are_drawn_of_what_ran_and_are_equal_for_equal_rows(bench, tmp_path):
+    rediscovery, figures = bench("rediscovery"), bench("figures")
+    rows = [
+        rediscovery.Outcome(
+            "momentum", strategy, seed, "d", "c", 30, 300, 1.0, {}, {}, (("text", 1.1, 1.0 + seed / 10),),
+            Course([Look(100, None, 10, 2, 1, 0), Look(200, 0.5, 20, 9, 2, 3), Look(300, 0.9, 30, 15, 3, 6)],
+                   {"wire": (60.0, 6.0), "seldom": (3.0, 3.0)}),
+        )
+        for strategy in ("evolution", "random") for seed in (1, 2)
+    ]  # fmt: skip
+    first, again = (figures.draw(rows, tmp_path / name, "momentum") for name in ("a", "b"))
+    texts = {path.stem: path.read_text("utf-8") for path in first}
+    assert [*texts.values()] == [path.read_text("utf-8") for path in again]
+    assert "evolution, 2 seeds" in texts["search_momentum_fitness"]
+    assert "constants" not in texts["search_momentum_fitness"]
+    assert "wire (120)" in texts["search_momentum_edits"] and "seldom" not in texts["search_momentum_edits"]
 
 
 def test_families_are_found_in_what_the_machine_simplifies(bench):
