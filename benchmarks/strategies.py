@@ -21,7 +21,7 @@ from stepsmith.evaluator.executors import make_executor
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.search.config import SearchConfig
 from stepsmith.search.elites import best_on_fresh_seeds
-from stepsmith.search.run import create_run, run_search
+from stepsmith.search.run import SEARCH_VERSION, create_run, run_search
 
 #: Name -> what differs from the default configuration.
 VARIANTS: dict[str, dict[str, object]] = {
@@ -30,6 +30,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "constants": {"strategy": "constants"},
     "islands": {"islands": 4, "population": 25},
     "adapt": {"adapt": True},
+    "edits 4": {"edits": 4.0},
+    "edits 1.5": {"edits": 1.5},
 }
 RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 
@@ -44,26 +46,28 @@ def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher
         ledger.close()
     found = best_on_fresh_seeds(fold, dispatcher)
     return {
-        "strategy": strategy, "seed": seed, "budget": steps, "start": start, "steps": fold.steps,
+        "strategy": strategy, "seed": seed, "budget": steps, "start": start, "version": SEARCH_VERSION,
+        "steps": fold.steps,
         "children": sum(fold.counts.values()) - fold.counts["audited"], "worker_seconds": round(seconds),
         "in_search": fold.best.fitness if fold.best else None,
         "unseen": found.fitness if found else None, "program": str(found.program) if found else None,
     }  # fmt: skip
 
 
-def key(strategy: str, seed: int, steps: int, start: str) -> str:
-    return f"{strategy} {seed} {steps} {start}"
+def key(strategy: str, seed: int, steps: int, start: str, version: int = SEARCH_VERSION) -> str:
+    return f"{strategy} {seed} {steps} {start} {version}"
 
 
 def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    return key(row["strategy"], row["seed"], row["budget"], row["start"]), row
+    return key(row["strategy"], row["seed"], row["budget"], row["start"], row.get("version", 0)), row
 
 
 def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
-    """Medians over seeds, as text."""
+    """Medians over seeds of this version's searches, as text."""
     lines = [f"{'strategy':12} {'seeds':>5} {'median':>7}  speedup over tuned AdamW on unseen seeds, each search"]
     for strategy in VARIANTS:
-        some = [r for r in rows if (r["strategy"], r["budget"], r["start"]) == (strategy, budget, start)]
+        wanted = (strategy, budget, start, SEARCH_VERSION)
+        some = [r for r in rows if (r["strategy"], r["budget"], r["start"], r.get("version")) == wanted]
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
             each = " ".join(f"{v:.3f}" for v in values)
