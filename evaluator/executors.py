@@ -181,7 +181,7 @@ def check_device(device: str, elsewhere: bool = False) -> None:
         raise ExecutorError(f"unknown device {device!r}; {did_you_mean(device, ('cpu', 'cuda'))}")
     if not elsewhere and not torch.cuda.is_available():
         raise ExecutorError(
-            "this machine has no CUDA device; leave out --device, or train on a Ray cluster that has one"
+            "this machine has no CUDA device; leave out --device, or search on a Ray cluster that has one"
         )
 
 

@@ -46,7 +46,7 @@ def run_funnel(
     chosen = [STAGES[name] for name in stages]
     entering = [candidate for name in names for candidate in _candidates(name, count)]
     if not entering:
-        raise ValidationError("no program has come through all stages of the search; search longer")
+        raise ValidationError("no program but its start has come through all stages of the search; search longer")
     HOME.mkdir(parents=True, exist_ok=True)
     say(console, f"{len(entering)} programs enter: {', '.join(c.name for c in entering)}")
     try:
@@ -74,12 +74,13 @@ def _candidates(name: str, count: int) -> list[Candidate]:
         return [Candidate(called(name), str(load_any(name)))]
     with Ledger.reading(Path(name)) as ledger:
         rows = list(ledger.children())
-    scored = [row for row in rows if row.fitness is not None and not row.reason]
-    risen = milestones(rows, (count + 1) // 2)
+    starts = {row.fitness for row in rows if row.parent is None}  # and what trains to the very same losses is no find
+    scored = [row for row in rows if row.scored and row.fitness not in starts]
+    risen = milestones(scored, (count + 1) // 2)
     fittest = sorted(scored, key=lambda row: (-(row.fitness or 0), row.child))
-    chosen: dict[str, Child] = {}
+    chosen: dict[float | None, Child] = {}
     for row in [*risen, *fittest]:
         if len(chosen) < count:
-            chosen.setdefault(row.final or row.program, row)
+            chosen.setdefault(row.fitness, row)
     rows = sorted(chosen.values(), key=lambda row: row.child)
     return [Candidate(f"{name}:{row.child}", row.final or row.program, row.fitness, row.child) for row in rows]

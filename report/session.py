@@ -85,6 +85,8 @@ def _show_elites(
     console.print(elite_table(found))
     say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
     say(console, f"known as: {identify(Program.parse(found[0].program))}")
+    if (best := ledger.child(found[0].child)) and best.parent is None:
+        say(console, f"nothing that was found beats the start: go on with --resume {folder}, or try another --seed")
     say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
 
 

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluator.statistics import Interval
 from ..evaluator.tune import PICK_SEEDS
 from ..evaluator.validation.power_law import HIGHEST, LOWEST, PowerLaw
 from ..evaluator.validation.validate import ADAMW, LEVEL, Contender, Frozen, Outcome, Validation
@@ -182,9 +181,7 @@ def _cost(found: Validation, contender: Contender, ratio: float | None) -> dict[
     elif outcome is None or outcome.comparison.flat:
         in_data = in_time = "-"
     else:
-        speedup = outcome.comparison.speedup
-        in_data = shown_speedup(outcome.comparison)
-        in_time = str(Interval(*(x * factor for x in (speedup.mean, speedup.low, speedup.high))))
+        in_data, in_time = (shown_speedup(outcome.comparison, each) for each in (1.0, factor))
     return {
         "contender": contender.name,
         "step, ms": f"{cost.seconds * 1e3:.3g}",

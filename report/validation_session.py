@@ -26,7 +26,7 @@ from ..search.found import load_any
 from .profile_page import profile_table, target_profiles, write_profile
 from .progress import clock
 from .session import say
-from .validation_page import headlines, write_frozen, write_page
+from .validation_page import DATA, headlines, write_frozen, write_page
 from .validation_table import validation_table
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], finger
     own = {"target": wanted.target, "data": fingerprint, "preset": wanted.preset, "device": wanted.device,
            "programs": {name: str(program) for name, program in programs.items()}}  # fmt: skip
     path = folder / "configuration.json"
-    other: list[str] = []
+    other = ["all that it says"] if (folder / DATA).exists() and not path.is_file() else []
     if path.is_file():
         try:
             there = json.loads(path.read_text("utf-8"))

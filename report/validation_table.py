@@ -43,13 +43,21 @@ def _row(contender: Contender, ratio: float, outcome: Outcome, reference: float)
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def shown_speedup(compared: Comparison) -> str:
-    """With its interval; + where it lies beyond AdamW's longest runs, - where there is none to read."""
+def shown_speedup(compared: Comparison, factor: float = 1.0) -> str:
+    """With its interval; + where it lies beyond AdamW's longest runs, - where there is none to read.
+
+    `factor` makes a speedup in data one in time. What is clipped is shown as beyond what it is clipped to.
+    """
     if compared.flat:
         return "-"
-    mean, low, high = compared.speedup.mean, compared.speedup.low, compared.speedup.high
-    ends = "<1/32" if low <= LOWEST else f"{low:.3f}", ">32" if high >= HIGHEST else f"{high:.3f}"
-    return f"{mean:.3f} ({'-'.join(ends)}){'+' if compared.extrapolated else ''}"
+
+    def number(x: float) -> str:
+        if x <= LOWEST:
+            return "<1/32" if factor == 1 else f"<{x * factor:.3g}"
+        return f">{x * factor:.3g}" if x >= HIGHEST else f"{x * factor:.3f}"
+
+    mean, low, high = map(number, (compared.speedup.mean, compared.speedup.low, compared.speedup.high))
+    return f"{mean} ({low}-{high}){'+' if compared.extrapolated else ''}"
 
 
 def validation_table(found: Validation) -> Table:

@@ -111,8 +111,11 @@ def _dominates(a: Elite, b: Elite) -> bool:
 
 
 def _candidates(fold: Fold) -> list[Child]:
-    """The fittest rows, and the fittest of each number of states."""
-    return _with_niches(list(fold.fittest), _CANDIDATES, _PER_NICHE)
+    """The fittest rows, and the fittest of each number of states; of those that trained to the very same losses one."""
+    apart: dict[tuple[int, float | None], Child] = {}
+    for child in fold.fittest:  # of equals the earlier comes first
+        apart.setdefault((child.state, child.fitness), child)
+    return _with_niches(list(apart.values()), _CANDIDATES, _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:

@@ -1,6 +1,8 @@
 """The funnel: stages re-tune, promote what beats AdamW, keep whole paths, and measure how fitness agrees with them."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +20,13 @@ from stepsmith.evaluator.validation.funnel import STAGES, Candidate, Funnel, Jou
 from stepsmith.evaluator.validation.protocol import Preset
 from stepsmith.evaluator.validation.speedup import Comparison
 from stepsmith.report.funnel_page import write_funnel
+from stepsmith.report.funnel_session import _candidates
 from stepsmith.search.ledger import Child
 from stepsmith.search.milestones import milestones
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import children, search, small
 
 SHORT = Preset(
     0.1, (0.1,), (0.05, 0.1), Budget(3, 0, 0, 2, 1, PICK_SEEDS[:1]), Budget(1, 0, 0, 0, 1, PICK_SEEDS[:1]), 3, 2,
@@ -98,6 +105,7 @@ def test_agreement_is_of_fitness_with_the_first_stage():
     assert agreement(along).mean == 1
     assert agreement(against).mean == -1
     assert agreement(along[:2]) is None
+    assert agreement([replace(j, candidate=replace(j.candidate, fitness=1.0)) for j in along]) is None  # nothing ranked
     assert agreement([replace(j, candidate=replace(j.candidate, fitness=None)) for j in along]) is None
 
 
@@ -107,6 +115,15 @@ def test_the_page_draws_fitness_against_the_stage_and_escapes(tmp_path):
     page = (tmp_path / "funnel.html").read_text()
     assert page.count("<svg") == 2 and "&lt;3&gt;" in page and "<3>" not in page
     assert "tau -1.000" in page and "http" not in page
+
+
+def test_what_enters_is_no_start_and_no_two_train_alike(tmp_path):
+    search(tmp_path, small(tmp_path, steps=12_000))
+    rows = {row.child: row for row in children(tmp_path)}
+    found = _candidates(str(tmp_path), 8)
+    assert len(found) == 8 and len({c.fitness for c in found}) == 8
+    assert all(rows[c.child].parent is not None and c.fitness != rows[0].fitness for c in found)
+    assert max(c.fitness for c in found) == max(r.fitness for r in rows.values() if r.scored)
 
 
 def child(number, fitness, reason=""):

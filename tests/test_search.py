@@ -25,7 +25,7 @@ from stepsmith.report.elites import elite_rows, write_elites
 from stepsmith.search import elites as elites_module
 from stepsmith.search.breed import make_child, make_start, start_member
 from stepsmith.search.config import SearchConfig, Stage
-from stepsmith.search.elites import Elite, fresh_seeds, pareto, rescore
+from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
 from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
 from stepsmith.search.population import Fold
@@ -60,6 +60,15 @@ def source(rows: dict[int, Child], row: Child) -> Child:
 def scale(row: Child) -> float:
     """The RMS of a scored row's update on the probe, at the learning rate that training found."""
     return behaviour(Program.parse(row.final)).rms
+
+
+def test_of_rows_that_train_to_the_same_losses_one_is_raced():
+    text = "def f(w, g, lr=0.1):\n  return lr * {}"
+    fold = Fold(SearchConfig(), [])
+    for number, update in enumerate(("g", "max(g, g)", "sign(g)", "abs(g)")):
+        fitness = 1.0 if number < 2 else 0.5 + number / 10
+        fold.fittest.add(Child(number, 0, None, "", "", final=text.format(update), fitness=fitness))
+    assert [c.child for c in _candidates(fold)] == [0, 3, 2]
 
 
 # --- strategies ---------------------------------------------------------------------------------------------

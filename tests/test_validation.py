@@ -21,6 +21,7 @@ from stepsmith.evaluator.tune import PICK_SEEDS, Budget, pick
 from stepsmith.evaluator.validation import pool as pools
 from stepsmith.evaluator.validation.funnel import SCREEN
 from stepsmith.evaluator.validation.pool import TargetPool
+from stepsmith.evaluator.validation.power_law import PowerLaw
 from stepsmith.evaluator.validation.protocol import (
     PRESETS,
     TABLE,
@@ -32,7 +33,7 @@ from stepsmith.evaluator.validation.protocol import (
 )
 from stepsmith.evaluator.validation.record import Record, key_of
 from stepsmith.evaluator.validation.training import Training, train_target
-from stepsmith.evaluator.validation.validate import validate
+from stepsmith.evaluator.validation.validate import limits, validate
 from stepsmith.proxies.targets import target
 
 TINY = Preset(
@@ -350,6 +351,11 @@ def test_adamw_against_itself_is_one_and_a_ruined_one_is_worse(pool):
     assert worse.comparison.speedup.high < 1
     assert worse.comparison.gap.low > 0
     assert worse.differs and not own.differs
+
+
+def test_a_law_that_ends_falling_is_said():
+    said = [" ".join(limits(target("table-wine"), TINY, {}, PowerLaw(1.0, e, 0.05))) for e in (2.0, 0.3)]
+    assert ["nearly flat" in text for text in said] == [True, False]
 
 
 def test_a_validation_says_what_it_cannot(pool):

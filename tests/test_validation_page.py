@@ -150,6 +150,11 @@ def test_costs_are_beside_speedups(tmp_path):
     assert "takes 0.50x the time of AdamW's, so that 1.12 in data is 2.24 in time; its state takes 8 b" in words(page)
 
 
+def test_what_is_clipped_is_no_number_in_time_either(tmp_path):
+    page = words(written(validation(contender("lion", Interval(32, 3, 32), 0.01)), tmp_path))
+    assert ">32 (3.000->32) >64 (6.000->64)" in page
+
+
 def test_a_flat_law_says_no_speedup_anywhere(tmp_path):
     found = validation(FLAT, law=PowerLaw(0.0, 0.0, 2.0))
     assert "32" not in re.sub(r"0123456789ab|-32", "", words(written(found, tmp_path)).partition("Frozen settings")[0])

@@ -86,7 +86,8 @@ class Funnel:
 
     Attributes:
         agreement: Kendall's tau of search fitness and the first stage's speedup, over the programs that have both, with
-            a 90% interval; None for fewer than three. Over a narrow range of fitness it is low, whatever the proxies.
+            a 90% interval; None for fewer than three, or where one side ties them all. Over a narrow range of fitness
+            it is low, whatever the proxies.
     """
 
     paths: list[Journey]
@@ -175,7 +176,7 @@ def agreement(paths: Sequence[Journey]) -> Interval | None:
         for p in paths
         if p.candidate.fitness is not None and p.passed and p.passed[0].speedup is not None
     }
-    if len(both) < 3:
+    if len(both) < 3 or min(len(set(side)) for side in zip(*both.values(), strict=True)) < 2:
         return None
     return kendall_tau(
         {name: math.log(fitness) for name, (fitness, _) in both.items()},

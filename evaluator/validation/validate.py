@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..tune import PICK_SEEDS
 from .paired_test import holm, paired_p
 from .pool import TargetPool
-from .power_law import PowerLaw, fit_power_law
+from .power_law import STEEPEST, PowerLaw, fit_power_law
 from .profile import time_to_target
 from .protocol import Preset, Settled, finals, settle, side_by_side, steps_of
 from .speedup import Comparison, compare
@@ -146,7 +146,7 @@ def validate(
     return Validation(
         target.name, pool.text, name, target.fingerprint(), target.data.digest()[:16],
         sum(p.numel() for p in target.model.init(0)), machine(pool.device),
-        target.metric.name if target.metric else "", start, law, contenders, limits(target, preset, contenders),
+        target.metric.name if target.metric else "", start, law, contenders, limits(target, preset, contenders, law),
     )  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def _text(program: Program) -> str:
     return str(replace(program, doc=""))
 
 
-def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) -> list[str]:
+def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender], law: PowerLaw) -> list[str]:
     """What a validation cannot say."""
     most, rivals = max(preset.compared), [c for name, c in contenders.items() if name != ADAMW]
     said = [f"One target, {target.name}, at data ratios up to {most:g}: larger models may rank otherwise."]
@@ -306,6 +306,11 @@ def limits(target: Target, preset: Preset, contenders: Mapping[str, Contender]) 
         )
     if any(o.comparison.extrapolated for o in outcomes):
         said.append("Speedups with + lie beyond AdamW's longest runs: its fitted law says them, no run does.")
+    if law.exponent >= STEEPEST * (1 - 1e-6):
+        said.append(
+            "AdamW's loss stops falling within its own runs, so that its fitted law is nearly flat there: read the gap "
+            "in nats, not the speedup."
+        )
     if any(o.comparison.flat for o in outcomes):
         said.append(
             "AdamW's loss does not fall with data here, so that no speedup can be read; the gap in nats stands."
