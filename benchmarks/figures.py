@@ -17,7 +17,7 @@ import numpy as np
 from rediscovery import RECORD, Outcome, parsed
 
 from stepsmith.evaluator.json_lines import JsonLines
-from stepsmith.report.validation_plots import drawing
+from stepsmith.report.validation_plots import drawing, svg_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ def draw(rows: Sequence[Outcome], folder: Path, start: str) -> list[Path]:
             figure = Figure(figsize=(5.0, 3.4), layout="constrained")
             fill(figure.add_subplot(), rows)
             written.append(folder / f"search_{start}_{name}.svg")
-            figure.savefig(written[-1], format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            written[-1].write_text(svg_file(figure), "utf-8")
     return written
 
 

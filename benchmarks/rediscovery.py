@@ -100,7 +100,7 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
     found = {name: text for text, _, _ in reversed(hall) for name in names_of(text)}
     return Outcome(
         start, strategy, seed, digest(config), code, len(rows), sum(r.steps for r in rows),
-        max(clock.rows.values(), default=0.0), found, first_of_each(rows, clock.rows), hall, course(rows),
+        max(clock.rows.values(), default=0.0), found, first_of_each(rows, clock.rows), hall, course(rows, fold.credit),
     )  # fmt: skip
 
 

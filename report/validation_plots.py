@@ -327,11 +327,16 @@ def _short(name: str) -> str:
     return name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}"
 
 
-def svg_of(figure: Figure, name: str, about: str) -> str:
-    """The element alone, its ids its own on the page, as wide as it is let be, in the colour of the page."""
+def svg_file(figure: Figure) -> str:
+    """The figure as a file's text: equal figures give equal texts."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = text.getvalue()
+    return text.getvalue()
+
+
+def svg_of(figure: Figure, name: str, about: str) -> str:
+    """The element alone, its ids its own on the page, as wide as it is let be, in the colour of the page."""
+    svg = svg_file(figure)
     svg = re.sub("<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg.replace("xlink:href", "href"))

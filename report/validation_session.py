@@ -106,7 +106,9 @@ def run_validation(wanted: Wanted, folder: Path | None, console: Console) -> Val
     if _claim(folder, wanted, programs, target.fingerprint(), named):
         say(console, f"{folder} held another validation; its report will be replaced, and its runs stay in the record")
     try:
-        found = _with_progress(wanted, programs, preset, folder, console)
+        found = _with_progress(
+            wanted, programs, preset, Record(HOME / f"{file_name(target.name)}.jsonl"), folder, console
+        )
     except KeyboardInterrupt:
         say(console, "interrupted: finished runs are kept; the same command goes on from there")
         sys.exit(130)
@@ -149,12 +151,11 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], finger
 
 
 def _with_progress(
-    wanted: Wanted, programs: Mapping[str, Program], preset: Preset, folder: Path, console: Console
+    wanted: Wanted, programs: Mapping[str, Program], preset: Preset, record: Record, folder: Path, console: Console
 ) -> Validation:
-    lines = Record(HOME / f"{file_name(target_named(wanted.target, wanted.text).name)}.jsonl")
-    lines.claim()
+    record.claim()
     with clock(console) as ticking:
-        pool = TargetPool(wanted.target, lines, wanted.text, wanted.workers, wanted.device, ticking.ran)
+        pool = TargetPool(wanted.target, record, wanted.text, wanted.workers, wanted.device, ticking.ran)
         with pool:
             steps = round(preset.sides(len(programs)) * pool.target.steps)
             ticking.expect(steps)

@@ -43,13 +43,15 @@ class Course:
     edits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def course(rows: Sequence[Child], points: int = _POINTS) -> Course:
-    """The course of a run's rows.
+def course(rows: Sequence[Child], credit: Credit, points: int = _POINTS) -> Course:
+    """The course of a run: of its rows, and of the credit that its fold gave to edits.
 
     >>> rows = [Child(0, 0, None, "start", "", fitness=0.5, steps=100),
     ...         Child(1, 1, 0, "wire", "", reason="rejected: never reads g"),
     ...         Child(2, 1, 0, "wire", "", fitness=0.7, steps=100)]
-    >>> found = course(rows, points=2)
+    >>> credit = Credit()
+    >>> credit.add(["wire"], True)
+    >>> found = course(rows, credit, points=2)
     >>> [(look.steps, look.best, look.children, look.rejected) for look in found.looks]
     [(100, 0.5, 1, 0), (200, 0.7, 3, 1)]
     >>> found.edits
@@ -58,7 +60,6 @@ def course(rows: Sequence[Child], points: int = _POINTS) -> Course:
     total = sum(row.steps for row in rows)
     marks = [total * (i + 1) / points for i in range(points)]
     looks: list[Look] = []
-    credit, fitness = Credit(), dict[int, float]()
     steps = seen = rejected = dropped = 0
     best: float | None = None
     for number, row in enumerate(rows, 1):
@@ -66,13 +67,8 @@ def course(rows: Sequence[Child], points: int = _POINTS) -> Course:
         seen += row.alias_of is not None
         rejected += row.reason.startswith("rejected")
         dropped += row.reason.startswith("dropped")
-        if row.alias_of in fitness:
-            fitness[row.child] = fitness[row.alias_of]
         if row.scored and row.fitness is not None:
-            fitness[row.child] = row.fitness
             best = row.fitness if best is None else max(best, row.fitness)
-        if row.steps and row.parent in fitness:
-            credit.add(row.edit.split("+"), row.scored and (row.fitness or 0.0) > fitness[row.parent])
         while len(looks) < points and steps and steps >= marks[len(looks)] - 0.5:
             looks.append(Look(steps, best, number, seen, rejected, dropped))
     edits = {name: (round(tries, 3), round(credit.wins[name], 3)) for name, tries in sorted(credit.tries.items())}
