@@ -1,4 +1,4 @@
-"""Kernels on a GPU: python benchmarks/gpu.py --section correctness|bandwidth|small|compile|memory|population|targets
+"""What needs a GPU: python benchmarks/gpu.py --section NAME, one of `SECTIONS`
 
 Each section prints a table and writes benchmarks/results/gpu-SECTION.json. Bytes are those that a rule must move: each
 pass reads what it needs, the last one writes. They are held against a copy on the same device, timed in turns with the
@@ -318,15 +318,22 @@ def population(cpu_per_hour: float | None = None) -> Report:
 
 
 def targets() -> Report:
-    """G6: 10M, 30M and 124M parameters in bfloat16, and `quick` at 10M; see gpu_targets.py."""
+    """G6: 10M, 30M and 124M parameters in bfloat16; see gpu_targets.py."""
     from gpu_targets import measure
 
     return measure()
 
 
+def quick() -> Report:
+    """G6: a quick validation at 10M; see gpu_targets.py."""
+    from gpu_targets import quick
+
+    return quick()
+
+
 SECTIONS: dict[str, Callable[..., Report]] = {
     "correctness": correctness, "bandwidth": bandwidth, "small": small, "compile": compile_times, "memory": memory,
-    "population": population, "targets": targets,
+    "population": population, "targets": targets, "quick": quick,
 }  # fmt: skip
 
 

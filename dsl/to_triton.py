@@ -1,11 +1,12 @@
 """Program to a Python module of Triton kernels that steps any number of tensors at once, in place.
 
-A kernel is a pass (see `passes`): one program of it takes 2,048 elements of one tensor, which it finds by a table of
-addresses, so that a launch does not depend on how many tensors there are. A pass that reduces writes one partial
-result per program; the last program of a tensor, or of all, adds them up in their order. Numbers that need no tensor
-are worked out in float64 before the launch, on the device only where a number is given there. Everything else is
-float32, or float64 for float64 tensors; roots and quotients are rounded correctly, as Triton's own are not. No kernel
-is tuned by running it, because it writes in place.
+A kernel is a pass (see `passes`): one program of it takes 1,024 elements of one tensor, 2,048 in a module with
+reductions, which it finds by a table of addresses, so that a launch does not depend on how many tensors there are. A
+pass that reduces writes one partial result per program; the last program of a tensor, or of all, adds them up in their
+order. Numbers that need no tensor are worked out in float64 before the launch, on the device only where a number is
+given there. Everything else is float32, or float64 for float64 tensors. Roots and quotients are rounded correctly, as
+Triton's own are not; but not where weights have 16 bits, whose own rounding hides the last bits of float32, and whose
+steps would wait for arithmetic rather than for memory. No kernel is tuned by running it, because it writes in place.
 
 Functions that Triton lacks are those of libdevice, which are as accurate as C's: formulas of our own from `tl.exp` and
 the like would lose digits. Triton's interpreter does not call libdevice; `interpret_libdevice` mends that.
@@ -38,8 +39,8 @@ from .torch_source import TorchSource, helpers_of
 #: Names in the text that no value may have.
 _TAKEN = {
     "triton", "tl", "libdevice", "step", "steps", "singles", "numbers", "maximize", "grad_scale", "found_inf", "plan",
-    "table", "programs", "counters", "sums", "partials", "count", "held", "real", "grid", "device", "place", "tensor",
-    "chunk", "full", "size", "offsets", "whole", "inside", "alive", "end", "number", "total", "_numbers",
+    "table", "programs", "counters", "sums", "partials", "count", "held", "real", "exact", "grid", "device", "place",
+    "tensor", "chunk", "full", "size", "offsets", "whole", "inside", "alive", "end", "number", "total", "_numbers",
     *(f"{name}_{i}" for name in ("part", "_pass") for i in range(100)),
 }  # fmt: skip
 _NOT_SPECIALIZED = 'do_not_specialize=["count", "held", "grad_scale", "found_inf"]'
@@ -215,6 +216,7 @@ class _Writer:
         ):  # 1 - z of a rate near 1 would lose digits in float32
             rate = self.names[last]
             template = template.replace("(1 - z)", self._pass(f"rest_{rate}", f"1 - {rate}"))
+        template = re.sub(r"\b(_quotient|_root)\(([^()]*)\)", r"\1(\2, exact)", template)
         typed = bool(re.search(r"\w\(|\)\.", template))
         args = {letter: self._text(a, typed) for letter, a in zip("xyz", node.args, strict=False)}
         return re.sub(r"\b[xyz]\b", lambda found: args[found.group()], template)
@@ -235,7 +237,7 @@ class _Writer:
             lines += [f"@triton.jit({_NOT_SPECIALIZED})", f"def _pass_{number}({declared}):", *indent(body), "", ""]
             calls.append(f"_pass_{number}[grid]({', '.join(takes.values())}, **_OPTIONS)")
         lines += [*self._numbers(), "", ""] if self.passed else []
-        return _assembled([*lines, *self._step(calls)])
+        return _assembled([*lines, *self._step(calls)], warps=8 if self.reductions else 4)
 
     def _takes(self, body: Sequence[str]) -> dict[str, str]:
         """The arguments of a kernel, and what `step` gives for them."""
@@ -244,7 +246,7 @@ class _Writer:
             dtypes.update({f"{self.names[value]}_type": f"{group}[{i}]" for i, value in enumerate(values)})
         names = {name: f"plan.{name}" for name in ("table", "programs", "counters")}
         names |= {"sums": "sums", "partials": "partials", "count": "count", "held": "held, *values"}
-        names |= {name: name for name in ("grad_scale", "found_inf", "maximize", "real")}
+        names |= {name: name for name in ("grad_scale", "found_inf", "maximize", "real", "exact")}
         names |= {name: f"_TYPES[{tensors}[0].dtype]" for name, tensors in dtypes.items()}
         words = set(re.findall(r"\w+", "\n".join(body)))
         return {name: given for name, given in names.items() if name in words}
@@ -321,7 +323,7 @@ class _Writer:
             if value in reads:
                 name = self.names[value]
                 lines.append(f"{name} = tl.load(to_{name}, mask=inside).to(real)")
-        lines += ["g = _gradient(g, grad_scale, maximize)"] if G in reads else []
+        lines += ["g = _gradient(g, grad_scale, maximize, exact)"] if G in reads else []
         lines += [f"{self.names[v]} = {self._spell(self.nodes[v])}" for v in elements]
         for i, value in enumerate(one.reductions):
             lines.append(f"part_{i} = {self._partial(self.nodes[value])}")
@@ -391,6 +393,7 @@ class _Writer:
         body = [*_DOC.splitlines(), "if not params:", "    return", "device, count = params[0].device, len(params)"]
         body += ["real = _TYPES[torch.promote_types(params[0].dtype, torch.float32)]"]
         singles = 'singles if "t" in numbers else [*singles, steps]' if counts else "singles"
+        body += ["exact = params[0].dtype.itemsize > 2"]
         body += [f"plan = _plan([params, grads, *states], {singles})", "grid = (len(plan.programs),)"]
         body += ["if not grid[0]:", "    return"]
         inner = []
@@ -448,12 +451,12 @@ def _times(number: int, length: str) -> str:
 
 
 def _declared(name: str) -> str:
-    return f"{name}: tl.constexpr" if name in ("real", "maximize") or name.endswith("_type") else name
+    return f"{name}: tl.constexpr" if name in ("real", "exact", "maximize") or name.endswith("_type") else name
 
 
-def _assembled(body: Sequence[str]) -> str:
+def _assembled(body: Sequence[str], warps: int) -> str:
     """The module of some lines, with what they use."""
-    carried = _helpers_of("\n".join(body)).values()
+    carried = (_helpers_of("\n".join(body)) | {"_WARPS": f"_WARPS = {warps}"}).values()
     constants = [part for part in carried if not re.search("^(def|class) ", part, re.MULTILINE)]
     functions = [part for part in carried if part not in constants] + helpers_of(body)
     whole = "\n".join([*functions, *body])

@@ -7,11 +7,12 @@ import torch
 import triton
 import triton.language as tl
 
-# Elements of a program. With eight warps a thread has eight of them: two moves of 16 bytes in float32, one in
-# bfloat16, and registers enough for several programs on a processor, whose loads hide each other's latency.
-_BLOCK = tl.constexpr(2048)
+# Small programs hide each other's latency; where programs add up, half as many wait for each other half as often.
+_WARPS = 4
+# A thread has eight elements: two moves of 16 bytes in float32, one in bfloat16.
+_BLOCK = tl.constexpr(256 * _WARPS)
 # Without fusion a * a - b * b is 0 where a is b, as everywhere else.
-_OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+_OPTIONS = {"num_warps": _WARPS, "enable_fp_fusion": False}
 _PARTIALS = tl.constexpr(4096)  # added up at a time by the last program
 _TYPES = {
     torch.float64: tl.float64,
@@ -22,18 +23,31 @@ _TYPES = {
 
 
 @triton.jit
-def _quotient(x, y):
-    """X / y, and 0 where y is 0; Triton's own quotient of float32 is 0 for large y."""
+def _quotient(x, y, exact: tl.constexpr = True):
+    """X / y, and 0 where y is 0; rounded correctly if `exact`, else to two units, and fast."""
     divisor = tl.where(y == 0, 1.0, y)
-    quotient = tl.div_rn(x, divisor) if divisor.dtype == tl.float32 else x / divisor
+    if divisor.dtype != tl.float32:
+        quotient = x / divisor
+    elif exact:
+        quotient = tl.div_rn(x, divisor)
+    else:  # of beyond 2**126 the reciprocal is 0
+        scale = tl.where(tl.abs(divisor) > 2.0**125, 0.25, 1.0)
+        quotient = (x * scale) / (divisor * scale)
     return tl.where(y == 0, 0.0, quotient)
 
 
 @triton.jit
-def _root(x):
-    """The root of |x|; Triton's own takes small float32 numbers for 0."""
+def _root(x, exact: tl.constexpr = True):
+    """The root of |x|; rounded correctly if `exact`, else to a unit, and fast."""
     x = tl.abs(x)
-    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
+    if x.dtype != tl.float32:
+        root = tl.sqrt(x)
+    elif exact:
+        root = tl.sqrt_rn(x)
+    else:  # of subnormal numbers it is 0
+        small = x < 2.0**-64
+        root = tl.sqrt(tl.where(small, x * 2.0**64, x)) * tl.where(small, 2.0**-32, 1.0)
+    return root
 
 
 @triton.jit
@@ -44,10 +58,10 @@ def _address(table, row: tl.constexpr, tensor, count, dtype: tl.constexpr, align
 
 
 @triton.jit
-def _gradient(g, grad_scale, maximize: tl.constexpr):
+def _gradient(g, grad_scale, maximize: tl.constexpr, exact: tl.constexpr):
     """The gradient that the rule sees."""
     if grad_scale is not None:
-        g = _quotient(g, tl.load(grad_scale).to(g.dtype))
+        g = _quotient(g, tl.load(grad_scale).to(g.dtype), exact)
     return -g if maximize else g
 
 

@@ -78,10 +78,11 @@ def compiled(kernel, dtype, state, real, there):
             signature[name] = kernel.params[i].annotation_type
         else:
             signature[name] = "constexpr"
-            types = {"real": real, "w_type": dtype, "g_type": dtype, "maximize": there}
+            types = {"real": real, "exact": not there, "w_type": dtype, "g_type": dtype, "maximize": there}
             constants[i,] = types.get(name, state if name.endswith("_type") else None)
     source = ASTSource(kernel, signature, constants, aligned)
-    return triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 8, "enable_fp_fusion": False}).asm["ptx"]
+    options = kernel.fn.__globals__["_OPTIONS"]
+    return triton.compile(source, GPUTarget("cuda", 90, 32), options).asm["ptx"]
 
 # One number per tensor is enough to see that a spelling compiles, and compiles fast.
 rows = [row for row in OPS.values() if row.elementwise and row.arity and row.c and row.name != "identity"]
@@ -117,6 +118,7 @@ def key(count, number, held=None):
     types = {"table": torch.int64, "programs": torch.int32, "sums": torch.float64}
     given = {name: torch.zeros(4, dtype=dtype) for name, dtype in types.items()}
     given |= {"count": count, "held": held, "grad_scale": held, "found_inf": None, "maximize": False}
+    given["exact"] = True
     return str(bind(*(given.get(name, tl.float32 if name == "real" or name.endswith("_type") else number)
                       for name in kernel.arg_names))[1])
 

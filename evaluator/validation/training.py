@@ -96,7 +96,8 @@ class Trainer:
     def __init__(self, target: Target, training: Training, device: str = "cpu") -> None:
         self.target, self.training, self.device = target, training, torch.device(device)
         self.module = target.module(training.seed).to(self.device).train()
-        self.called: Any = torch.compile(self.module) if self.device.type == "cuda" else self.module
+        compiled = self.device.type == "cuda"
+        self.called: Any = torch.compile(self.module, dynamic=False) if compiled else self.module
         self.optimizer = make_optimizer(training.run.program, self.module, target.model.roles, training)
         self.factors = schedule(training.steps, *training.shape(target))
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
