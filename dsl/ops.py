@@ -241,6 +241,11 @@ _MATRIX = (
     "mod", "every", "first", "quantile", "matmul", "transpose", "orthogonalize",
     *(f"{name}:{axis}" for axis in ("fan_in", "fan_out") for name in ("mean", "sum", "rms", "norm", "amax", "std")),
 )
+_PUBLISHED = (
+    "add", "subtract", "multiply", "divide", "max", "min", "get_pi", "abs", "cos", "exp", "square", "sqrt", "sign",
+    "norm", "negative", "interp", "clip", "power", "less", "less_equal", "greater", "greater_equal", "where", "mean",
+    "sum", "rms", "amax", "std",
+)
 _BESIDE = ("less", "less_equal", "greater", "greater_equal", "where", "mean", "sum", "rms", "amax", "std")
 # fmt: on
 
@@ -274,6 +279,12 @@ SPACES: dict[str, Space] = {
         - `log1p` is NaN below -1, as theirs; `log`, `log2`, `log10` and `sqrt` act on |x|, as theirs.
         - `clip(x, c)` with a global norm of 0 is x for c > 0 and 0 otherwise.
         - `interpolate` and `clip_by_global_norm` are also called `interp` and `clip`.""",
+    ),
+    "published": Space(
+        "published",
+        _PUBLISHED,
+        "the rows of elementwise that at least one catalogued rule is written with; half of elementwise, most of it "
+        "trigonometry and logarithms, is in none.",
     ),
     "elementwise": Space(
         "elementwise",

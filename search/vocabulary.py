@@ -12,12 +12,14 @@ from ..dsl.program import FIRST, LR, PROGRESS, Arg, Const, G, T, W
 
 _TRIES = 50  # draws of an op and its arguments before none is found
 # Update rules are arithmetic on gradients, weights and states, and half the ops are functions of one argument that
-# hardly any rule has: drawn alike they would crowd out the rest, as would numbers of the schedule.
+# hardly any rule has: drawn alike they would crowd out the rest.
 _WEIGHTS = {
     **dict.fromkeys(("add", "subtract", "multiply", "divide", "interp"), 6.0),
     **dict.fromkeys(("sign", "abs", "max", "min", "square", "sqrt", "less", "greater", "where", "clip", "norm"), 3.0),
 }
-_TENSOR = 3.0  # a tensor's weight among the variables that may be an argument
+# The weight of variables of the wanted kind. A new op reads tensors, or numbers of the schedule would crowd them out;
+# what stands for a rate or a share is likelier another number, as where decay fades with a power of t.
+_ALIKE = 3.0
 _NUMBER = 1 / 4  # of the arguments
 _ROUND, _NUMBERS = 1 / 3, (0.0, 1.0, -1.0, 2.0, 0.5)
 
@@ -49,14 +51,14 @@ class Vocabulary:
                 return op, tuple(args)
         return None
 
-    def value(self, kinds: dict[int, Kind], random: Generator) -> Arg:
-        """A variable, or (one time in four) a number."""
-        return number(random) if random.random() < _NUMBER else self.variable(kinds, random)
+    def value(self, kinds: dict[int, Kind], random: Generator, like: Kind = Kind.TENSOR) -> Arg:
+        """A variable, those of kind `like` first, or (one time in four) a number."""
+        return number(random) if random.random() < _NUMBER else self.variable(kinds, random, like)
 
-    def variable(self, kinds: dict[int, Kind], random: Generator) -> int:
-        """A variable of the program, or an input that the space reads."""
+    def variable(self, kinds: dict[int, Kind], random: Generator, like: Kind = Kind.TENSOR) -> int:
+        """A variable of the program, or an input that the space reads, those of kind `like` first."""
         slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
-        chances = np.array([_TENSOR if kinds[s] is Kind.TENSOR else 1.0 for s in slots])
+        chances = np.array([_ALIKE if kinds[s] is like else 1.0 for s in slots])
         return slots[int(random.choice(len(slots), p=chances / chances.sum()))]
 
 

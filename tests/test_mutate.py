@@ -144,6 +144,24 @@ def test_elementwise_reads_t_and_progress_and_calls_every_row(starts):
     assert calls == set(SPACES["elementwise"].ops)
 
 
+def test_published_is_what_catalogued_rules_are_written_with():
+    rules = [part for name in names() for part in load(name).parts()]
+    used = {s.op for rule in rules for s in rule.statements}
+    assert set(SPACES["published"].ops) == used & set(SPACES["elementwise"].ops)
+
+
+def test_an_argument_gives_way_to_one_of_its_kind_first(starts):
+    """The decay of AdamW, a number, becomes another number more often than a tensor, though tensors are more."""
+    adamw = starts["adamw"]
+    (place,) = [i for i, s in enumerate(adamw.statements) if s.op == "multiply" and W in s.args]
+    decay = adamw.statements[place].args
+    news = [c.statements[place].args for c, edit in children(adamw, Mutator("published"), 20_000) if edit == "argument"
+            and len(c.statements) == len(adamw.statements) and c.statements[place].args != decay]  # fmt: skip
+    kinds = start_kinds(adamw) | dict(zip((s.target for s in adamw.statements), infer(adamw)[0], strict=True))
+    read = [kinds[a] for args in news for a in args if isinstance(a, int) and a not in decay]
+    assert 1.3 < read.count(Kind.GLOBAL) / read.count(Kind.TENSOR) < 4
+
+
 def shape_of(program: Program, place: int) -> tuple[str, ...]:
     """A statement as its op and what stands at each place: a kind, or a number."""
     kinds = dict.fromkeys((0, 1), Kind.TENSOR) | {2: Kind.GLOBAL}
