@@ -94,7 +94,7 @@ def _numbers(progress: Progress) -> Table:
 
 def _best_table(fold: Fold) -> Table:
     table = Table("states", "fitness", "statements", "child", "program", title=None)
-    for child in fold.fittest.best_by_states():
+    for child in fold.fittest.best_of_niches():
         body = child.final.split("\n", 1)[1] if "\n" in child.final else child.final
         table.add_row(str(child.state), f"{child.fitness:.3f}", str(child.statements), str(child.child),
                       Text(body.rstrip()))  # fmt: skip

@@ -99,6 +99,9 @@ class SearchConfig(BaseModel):
     patience: int = Field(30, ge=1, description="rounds without a better program before a restart")
     islands: int = Field(1, ge=1, le=64, description="populations that evolve apart")
     migrate: int = Field(10, ge=1, description="rounds between migrations of each island's best to the next")
+    niches: bool = Field(
+        False, description="an island for each number of states and elasticity, so that kinds of rule do not compete"
+    )
     adapt: bool = Field(False, description="weigh kinds of edit by how often they paid off")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the model's passes in training")
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
@@ -139,6 +142,12 @@ class SearchConfig(BaseModel):
         for name in self.held_out:
             if name in seen:
                 raise ValueError(f"held_out: the search trains on {name!r}; name a task that no stage has")
+        return self
+
+    @model_validator(mode="after")
+    def _islands_or_niches(self) -> SearchConfig:
+        if self.niches and self.islands > 1:
+            raise ValueError(f"niches: they have islands of their own; leave out islands = {self.islands}")
         return self
 
     def trial(self, stage: int) -> Trial:

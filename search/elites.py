@@ -17,11 +17,13 @@ from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
 from .ledger import Child
+from .niche import Niche
 from .population import Fold
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
 _PER_NICHE = 4
+_STATES = 2  # at most, of a niche whose best is shown whatever its rank
 _CANDIDATES = 20
 
 
@@ -62,7 +64,7 @@ def rescore(
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
     states = [c.state for c in candidates]
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick), count, states)
-    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), count)
+    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold, count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
@@ -111,17 +113,21 @@ def _dominates(a: Elite, b: Elite) -> bool:
 
 
 def _candidates(fold: Fold) -> list[Child]:
-    """The fittest rows, and the fittest of each number of states; of those that trained to the very same losses one."""
+    """The fittest rows, and the fittest of each niche; of those that trained to the very same losses one."""
     apart: dict[tuple[int, float | None], Child] = {}
     for child in fold.fittest:  # of equals the earlier comes first
         apart.setdefault((child.state, child.fitness), child)
-    return _with_niches(list(apart.values()), _CANDIDATES, _PER_NICHE)
+    return _with_niches(list(apart.values()), fold, _CANDIDATES, _PER_NICHE)
 
 
-def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:
-    """`count` in rank order: the first of all, then `each` of every number of states, then the next best."""
-    niches = [c for states in range(3) for c in [c for c in ranked if c.state == states][:each]]
-    order = {c.child: c for c in [*ranked[:1], *niches, *ranked]}
+def _with_niches(ranked: Sequence[Child], fold: Fold, count: int, each: int = 1) -> list[Child]:
+    """`count` in rank order: the first of all, then `each` of every niche of up to two states, then the next best."""
+    by_niche: dict[Niche, list[Child]] = {}
+    for child in ranked:
+        niche = fold.scored[child.child][2]._replace(states=child.state)
+        by_niche.setdefault(niche, []).append(child)
+    firsts = [c for niche in sorted(by_niche) if niche.states <= _STATES for c in by_niche[niche][:each]]
+    order = {c.child: c for c in [*ranked[:1], *firsts, *ranked]}
     chosen = list(order)[:count]
     return [c for c in ranked if c.child in chosen]
 

@@ -1,4 +1,4 @@
-"""The fittest rows so far, a bounded number for each number of states, few of them alike but for their numbers."""
+"""The fittest rows so far, a bounded number for each niche, few of them alike but for their numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from ..dsl import Program
 from ..dsl.keys import skeleton_key
 from .ledger import Child
+from .niche import Niche
 
-_KEPT = 100  # of each number of states; what is shown at the end is chosen among far fewer
+_KEPT = 100  # of each niche; what is shown at the end is chosen among far fewer
 _ALIKE = 3  # of each skeleton: the fittest of many alike is so by luck, and others of them may be better
 
 
@@ -22,17 +23,17 @@ def _rank(child: Child) -> tuple[float, int]:
 
 @dataclass
 class Fittest:
-    """Scored rows by their number of states, fittest first.
+    """Scored rows by their niche, fittest first.
 
     Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept.
     """
 
-    by_states: dict[int, list[Child]] = field(default_factory=dict)
+    by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
     skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
 
-    def add(self, child: Child) -> None:
-        """Enters a scored row, if it is among the fittest of its number of states and of its skeleton."""
-        kept = self.by_states.setdefault(child.state, [])
+    def add(self, child: Child, niche: Niche) -> None:
+        """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
+        kept = self.by_niche.setdefault(niche, [])
         if len(kept) == _KEPT and _rank(child) > _rank(kept[-1]):
             return
         skeleton = skeleton_key(Program.parse(child.final))
@@ -52,8 +53,8 @@ class Fittest:
 
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, fittest first."""
-        return iter(sorted((c for kept in self.by_states.values() for c in kept), key=_rank))
+        return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=_rank))
 
-    def best_by_states(self) -> list[Child]:
-        """The fittest of each number of states, fewest states first."""
-        return [self.by_states[states][0] for states in sorted(self.by_states)]
+    def best_of_niches(self) -> list[Child]:
+        """The fittest of each niche, fewest states first."""
+        return [self.by_niche[niche][0] for niche in sorted(self.by_niche)]

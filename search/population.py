@@ -17,6 +17,7 @@ from .credit import Credit
 from .fittest import Fittest
 from .island import Island
 from .ledger import Child
+from .niche import Niche, niche_of
 
 _MEMORY = 400  # recent scores a hurdle's quantile is taken over
 _ENOUGH = 20  # scores before a hurdle drops by quantile
@@ -45,17 +46,19 @@ class Member:
 class Fold:
     """The state of a search after some rounds.
 
-    A child lives on the island that its number says. `threshold` gives each stage's hurdle; `scored` has fitness and
-    scale of what came through all stages and of its aliases, `fittest` the best rows whole: a search of millions folds
-    into little memory.
+    A child's parent lives on the island that its number says; so does the child, or, where niches have islands, on
+    that of its own niche, which it founds if it is the first. `threshold` gives each stage's hurdle; `scored` has
+    fitness, scale and niche of what came through all stages and of its aliases, `fittest` the best rows whole: a search
+    of millions folds into little memory.
     """
 
     config: SearchConfig
     starts: list[Member]
     islands: list[Island] = field(init=False)
-    scored: dict[int, tuple[float, float]] = field(default_factory=dict)  # fitness, and RMS at the best learning rate
+    scored: dict[int, tuple[float, float, Niche]] = field(default_factory=dict)  # RMS: at the best learning rate
+    homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
-    recent: list[deque[float]] = field(init=False)
+    recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
@@ -64,13 +67,21 @@ class Fold:
     barren: int = 0  # rounds in a row that gave nothing to train
 
     def __post_init__(self) -> None:
-        size = self.config.population
-        self.islands = [Island(self.starts, size) for _ in range(self.config.islands)]
-        self.recent = [deque(maxlen=_MEMORY) for _ in self.config.stages]
+        self.islands = [Island(self.starts, self.config.population) for _ in range(self.config.islands)]
 
     def island(self, child: int) -> Island:
-        """Where child number `child` lives and its parent came from."""
+        """Where the parent of child number `child` lives."""
         return self.islands[child % len(self.islands)]
+
+    def _home(self, child: int, member: Member, niche: Niche) -> Island:
+        """Where child number `child` will live."""
+        if not self.config.niches:
+            return self.island(child)
+        if niche not in self.homes:
+            if self.homes:  # the first has the starts' island
+                self.islands.append(Island([member], self.config.population))
+            self.homes[niche] = self.islands[-1]
+        return self.homes[niche]
 
     @property
     def best(self) -> Member | None:
@@ -83,9 +94,13 @@ class Fold:
         """Of all islands together."""
         return sum(island.restarts for island in self.islands)
 
-    def threshold(self, stage: int) -> float:
-        """The score a child must reach to leave the stage: a quantile of recent ones, or any that did not fail."""
-        scores = self.recent[stage]
+    def niche(self, child: Child) -> Niche:
+        """Whom a child competes with: all, or its own kind."""
+        return niche_of(Program.parse(child.program), child.state) if self.config.niches else Niche(0)
+
+    def threshold(self, stage: int, niche: Niche) -> float:
+        """The score a child must reach to leave the stage: a quantile of its niche's, or any that did not fail."""
+        scores = self.recent[niche][stage] if niche in self.recent else ()
         drop = self.config.stages[stage].drop
         if len(scores) < _ENOUGH or not drop:
             return float(np.nextafter(LOWEST, 1))
@@ -99,7 +114,7 @@ class Fold:
         for island in self.islands:
             island.restart_if_stuck(self.rounds, self.config.patience)
         self.rounds += 1
-        if len(self.islands) > 1 and self.rounds % self.config.migrate == 0:
+        if self.config.islands > 1 and self.rounds % self.config.migrate == 0:
             self._migrate()
 
     def _add(self, child: Child) -> None:
@@ -111,29 +126,35 @@ class Fold:
             self._audit(child)
         member = self._member(child)
         if member is not None:
-            self.island(child.child).add(member, self.rounds)
+            *_, niche = self.scored[child.child]
+            self._home(child.child, member, niche).add(member, self.rounds)
 
     def _add_scores(self, child: Child) -> None:
         """What the scores of a row that was trained mean for hurdles, for aliases to come, and for mutation."""
+        niche = self.niche(child) if child.scores else Niche(0)
         if child.scored:
             assert child.fitness is not None and child.rms is not None
-            self.scored[child.child] = child.fitness, child.rms * child.lr_factor
-            self.fittest.add(child)
+            self.scored[child.child] = child.fitness, child.rms * child.lr_factor, niche
+            self.fittest.add(child, Niche(child.state, niche.elastic))
         if child.steps and child.parent is not None:
-            before, _ = self.scored.get(child.parent, (math.inf, 0.0))
+            before = self.scored[child.parent][0] if child.parent in self.scored else math.inf
             self.credit.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
-            self.recent[stage].append(score["fitness"])
+            self._recent(niche)[stage].append(score["fitness"])
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
+
+    def _recent(self, niche: Niche) -> list[deque[float]]:
+        """Scores at each stage."""
+        return self.recent.setdefault(niche, [deque(maxlen=_MEMORY) for _ in self.config.stages])
 
     def _member(self, child: Child) -> Member | None:
         """The row as a parent; an alias keeps its own text, at the rate that moves weights as its source does."""
         source = child.child if child.alias_of is None else child.alias_of
         if source not in self.scored:
             return None
-        fitness, rms = self.scored[child.child] = self.scored[source]
+        fitness, rms, _ = self.scored[child.child] = self.scored[source]
         if child.alias_of is None:
             return Member(child.child, child.final, fitness, rms)
         return Member(child.child, child.program, fitness, rms, rms / (child.rms or rms))

@@ -34,8 +34,10 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
             remember(known, new.child)
             trainable += 1
         bred.append(new)
-    thresholds = [fold.threshold(s) for s in range(len(fold.config.stages))]
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
+    niches = {i: fold.niche(bred[i].child) for i in programs}
+    stages = range(len(fold.config.stages))
+    thresholds = {i: [fold.threshold(stage, niche) for stage in stages] for i, niche in niches.items()}
     return Round(fold.config, number, [new.child for new in bred], programs, thresholds)
 
 
@@ -52,7 +54,7 @@ class Round:
     number: int
     children: list[Child]
     programs: dict[int, Program]  # of those that are trained, by position, at their best learning rate so far
-    thresholds: list[float]
+    thresholds: dict[int, list[float]]  # of the same, at each stage
     stage: int = 0
     active: list[int] = field(default_factory=list)  # positions of children that go on
     work: list[tuple[Any, ...]] = field(default_factory=list)
@@ -82,7 +84,8 @@ class Round:
     def _judge(self, scores: list[Score]) -> None:
         """Scores of the current stage; the round may close."""
         for position, score in zip(self.active, scores, strict=True):
-            self.children[position] = self._judged(self._moved(position, score), score)
+            below = score.fitness < self.thresholds[position][self.stage]
+            self.children[position] = self._judged(self._moved(position, score), score, below)
         self.active = [i for i in self.active if not self.children[i].reason or self.children[i].audited]
         self.stage += 1
         self.closed = not self.active or self.stage == len(self.config.stages)
@@ -98,11 +101,11 @@ class Round:
             return replace(child, final=child.final or child.program)
         return replace(child, final=str(after), lr_factor=child.lr_factor * after.peak / before.peak)
 
-    def _judged(self, child: Child, score: Score) -> Child:
+    def _judged(self, child: Child, score: Score, is_below: bool) -> Child:
         """The child with this stage's score. One that was dropped before is only trained on for the audit."""
         fault = score.reason.startswith(SET_ASIDE)
         failed = f"{'fault' if fault else 'failed'}: {score.reason}" if score.reason else ""
-        below = "" if score.fitness >= self.thresholds[self.stage] else f"dropped: stage {self.stage + 1}"
+        below = f"dropped: stage {self.stage + 1}" if is_below else ""
         newly_dropped = below and not failed and not child.reason and self.stage + 1 < len(self.config.stages)
         reason = child.reason or failed or below
         record = {

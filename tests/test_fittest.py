@@ -1,4 +1,4 @@
-"""The rows that a search keeps for the end: the fittest of each number of states, few that differ in numbers alone."""
+"""The rows that a search keeps for the end: the fittest of each niche, few that differ in numbers alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stepsmith.dsl import Program
 from stepsmith.dsl.keys import skeleton_key
 from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest
 from stepsmith.search.ledger import Child
+from stepsmith.search.niche import Niche
 
 MOMENTUM = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * m, m"
 SIGN = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * sign(m), m"
@@ -31,7 +32,7 @@ def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
     rows = [*tuned, other]
     random.Random(1).shuffle(rows)
     for child in rows:
-        fittest.add(child)
+        fittest.add(child, Niche(child.state))
     assert numbers(fittest) == [19, 18, 17, 20]
     assert set(fittest.skeletons) == {17, 18, 19, 20}
 
@@ -41,9 +42,9 @@ def test_the_order_of_rows_does_not_matter():
     rows = [row(k, text, fitness=(k * 37 % 80) / 80) for k, text in enumerate(texts)]
     one, other = Fittest(), Fittest()
     for child in rows:
-        one.add(child)
+        one.add(child, Niche(child.state))
     for child in reversed(rows):
-        other.add(child)
+        other.add(child, Niche(child.state))
     assert numbers(one) == numbers(other) and len(numbers(one)) == 2 * _ALIKE
 
 
@@ -52,7 +53,7 @@ def test_no_more_are_kept_than_are_wanted():
     updates = [f"{one}({other}(g))" for one in ops for other in ops]
     fittest, many = Fittest(), len(updates)
     for k, update in enumerate(updates):
-        fittest.add(row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0))
+        fittest.add(row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0), Niche(0))
     assert numbers(fittest) == list(range(many - 1, many - 1 - _KEPT, -1))
     assert len(fittest.skeletons) == _KEPT
 

@@ -28,6 +28,7 @@ from stepsmith.search.config import SearchConfig, Stage
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
 from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
+from stepsmith.search.niche import Niche
 from stepsmith.search.population import Fold
 from stepsmith.search.shares import shares
 from stepsmith.search.strategies import Evolution
@@ -249,7 +250,7 @@ def test_an_audit_changes_no_hurdle(tmp_path):
     rows = children(tmp_path / "run")
     folds[0].add_round(rows)
     folds[1].add_round([replace(r, scores=r.scores[:1]) if r.audited else r for r in rows])
-    assert [folds[0].threshold(s) for s in (0, 1)] == [folds[1].threshold(s) for s in (0, 1)]
+    assert [folds[0].threshold(s, Niche(0)) for s in (0, 1)] == [folds[1].threshold(s, Niche(0)) for s in (0, 1)]
     assert folds[0].recent == folds[1].recent
 
 

@@ -1,0 +1,98 @@
+"""Niches: kinds of rule have populations and hurdles of their own, and their best are shown."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.dsl.elasticity import elasticity
+from stepsmith.search.config import ConfigError, valid_config
+from stepsmith.search.elites import rescore
+from stepsmith.search.niche import Niche, niche_of
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import MOMENTUM, Dispatcher, Inline, children, rows, search, small
+
+
+@pytest.fixture(scope="module")
+def archipelago(tmp_path_factory):
+    """A run with niches from two kinds of start: its folder, configuration and fold."""
+    folder = tmp_path_factory.mktemp("niches")
+    config = small(folder)
+    folder.joinpath("signum.opt").write_text(MOMENTUM.replace("lr * m", "lr * sign(m)").replace("0.6", "0.1"))
+    config = small(folder, niches=True, start=(*config.start, str(folder / "signum.opt")))
+    return folder / "run", config, search(folder / "run", config)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "powersign"])
+def test_updates_that_grow_with_the_gradient(name):
+    assert elasticity(load(name)) == 1
+
+
+@pytest.mark.parametrize("name", ["signum", "lion", "c_lion", "adamw", "c_adamw", "rmsprop", "adagrad"])
+def test_updates_that_forget_the_size_of_the_gradient(name):
+    assert elasticity(load(name)) == pytest.approx(0, abs=1e-4)
+
+
+def test_what_all_elements_share_leaves_elasticity_alone():
+    clipped = "def f(w, g, m, lr):\n  m = 0.9 * m + clip(g, 0.01) * norm(w)\n  return lr * (m + 0.1 * w), m"
+    assert elasticity(Program.parse(clipped)) == pytest.approx(1, abs=0.05)
+
+
+def test_a_root_is_in_between_and_decay_alone_follows_nothing():
+    assert elasticity(Program.parse("def f(w, g, lr):\n  return lr * sign(g) * sqrt(abs(g))")) == pytest.approx(0.5)
+    assert math.isnan(elasticity(Program.parse("def f(w, g, lr):\n  return lr * w")))
+
+
+def test_a_niche_is_states_and_elasticity():
+    assert niche_of(load("lion"), 1) == Niche(1, 0) != niche_of(load("momentum"), 1) == Niche(1, 1)
+
+
+def test_members_live_with_their_kind(archipelago):
+    _, _, fold = archipelago
+    assert set(fold.homes) >= {Niche(1, 0), Niche(1, 1)}
+    assert len({id(island) for island in fold.homes.values()}) == len(fold.homes) == len(fold.islands)
+    for niche, island in fold.homes.items():
+        members = [m for m in island.members if m.child is not None]
+        assert members and all(fold.scored[m.child][2] == niche for m in members)
+
+
+def test_each_niche_has_hurdles_of_its_own(archipelago):
+    _, _, fold = archipelago
+    assert set(fold.recent) >= {Niche(1, 0), Niche(1, 1)}
+    signs, others = (list(fold.recent[Niche(1, elastic)][0]) for elastic in (0, 1))
+    assert len(signs) + len(others) <= sum(bool(c.scores) for c in children(archipelago[0]))
+    assert signs and others and signs != others
+
+
+def test_parents_come_from_every_niche(archipelago):
+    folder, _, fold = archipelago
+    parents = {fold.scored[c.parent][2] for c in children(folder) if c.parent in fold.scored}
+    assert parents >= {Niche(1, 0), Niche(1, 1)}
+
+
+def test_resuming_changes_no_row(tmp_path, archipelago):
+    folder, config, fold = archipelago
+    search(tmp_path / "run", config.model_copy(update={"steps": config.steps // 2}))
+    from search_tools import open_run, run_search
+
+    ledger, _, _ = open_run(tmp_path / "run")
+    again = run_search(ledger, config, Dispatcher(Inline()))
+    ledger.close()
+    assert rows(tmp_path / "run") == rows(folder)
+    assert (again.islands, again.recent, again.scored) == (fold.islands, fold.recent, fold.scored)
+
+
+def test_the_best_of_each_niche_is_shown(archipelago):
+    _, _, fold = archipelago
+    shown = {fold.scored[e.child][2] for e in rescore(fold, Dispatcher(Inline()), 5)}
+    assert shown >= {Niche(1, 0), Niche(1, 1)}
+
+
+def test_niches_and_islands_exclude_each_other():
+    with pytest.raises(ConfigError, match="niches: they have islands of their own; leave out islands = 3"):
+        valid_config({"niches": True, "islands": 3})
