@@ -64,7 +64,7 @@ def rescore(
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
     states = [c.state for c in candidates]
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick), count, states)
-    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold, count)
+    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold.fittest.niches, count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
@@ -117,15 +117,14 @@ def _candidates(fold: Fold) -> list[Child]:
     apart: dict[tuple[int, float | None], Child] = {}
     for child in fold.fittest:  # of equals the earlier comes first
         apart.setdefault((child.state, child.fitness), child)
-    return _with_niches(list(apart.values()), fold, _CANDIDATES, _PER_NICHE)
+    return _with_niches(list(apart.values()), fold.fittest.niches, _CANDIDATES, _PER_NICHE)
 
 
-def _with_niches(ranked: Sequence[Child], fold: Fold, count: int, each: int = 1) -> list[Child]:
+def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
     """`count` in rank order: the first of all, then `each` of every niche of up to two states, then the next best."""
     by_niche: dict[Niche, list[Child]] = {}
     for child in ranked:
-        niche = fold.scored[child.child][2]._replace(states=child.state)
-        by_niche.setdefault(niche, []).append(child)
+        by_niche.setdefault(niches[child.child], []).append(child)
     firsts = [c for niche in sorted(by_niche) if niche.states <= _STATES for c in by_niche[niche][:each]]
     order = {c.child: c for c in [*ranked[:1], *firsts, *ranked]}
     chosen = list(order)[:count]

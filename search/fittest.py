@@ -30,6 +30,7 @@ class Fittest:
 
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
     skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
+    niches: dict[int, Niche] = field(default_factory=dict)  # of the same
 
     def add(self, child: Child, niche: Niche) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
@@ -41,7 +42,7 @@ class Fittest:
         if len(alike) == _ALIKE and _rank(child) > _rank(alike[-1]):
             return
         insort(kept, child, key=_rank)
-        self.skeletons[child.child] = skeleton
+        self.skeletons[child.child], self.niches[child.child] = skeleton, niche
         if len(alike) == _ALIKE:
             self._drop(kept, alike[-1])
         if len(kept) > _KEPT:
@@ -49,7 +50,7 @@ class Fittest:
 
     def _drop(self, kept: list[Child], child: Child) -> None:
         kept.remove(child)
-        del self.skeletons[child.child]
+        del self.skeletons[child.child], self.niches[child.child]
 
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, fittest first."""

@@ -9,11 +9,14 @@ from ..dsl import Program
 from ..dsl.elasticity import elasticity
 
 
+_FORGETS, _FOLLOWS = 0.1, 0.9
+
+
 class Niche(NamedTuple):
     """Rules with as many states whose updates follow the size of the gradient alike.
 
-    `elastic` is 1 where an element's update grows with its gradient by a power above 1/2, as in momentum, and 0 where
-    it hardly does, as in Adam and with a sign.
+    `elastic` is 2 where an element's update grows with its gradient, as in momentum, 0 where it does not, as in Adam and
+    with a sign, and 1 in between, as with a cap.
     """
 
     states: int
@@ -23,4 +26,4 @@ class Niche(NamedTuple):
 def niche_of(program: Program, states: int) -> Niche:
     """The niche of a rule with so many states."""
     slope = elasticity(program)
-    return Niche(states, int(math.isnan(slope) or slope > 0.5))
+    return Niche(states, 1 if math.isnan(slope) else int(slope > _FORGETS) + int(slope > _FOLLOWS))

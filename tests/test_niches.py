@@ -49,12 +49,16 @@ def test_a_root_is_in_between_and_decay_alone_follows_nothing():
 
 
 def test_a_niche_is_states_and_elasticity():
-    assert niche_of(load("lion"), 1) == Niche(1, 0) != niche_of(load("momentum"), 1) == Niche(1, 1)
+    assert niche_of(load("lion"), 1) == Niche(1, 0) != niche_of(load("momentum"), 1) == Niche(1, 2)
+
+
+def test_a_cap_is_a_niche_between():
+    assert niche_of(Program.parse("def f(w, g, lr):\n  return lr * g / (abs(g) + 0.01)"), 0) == Niche(0, 1)
 
 
 def test_members_live_with_their_kind(archipelago):
     _, _, fold = archipelago
-    assert set(fold.homes) >= {Niche(1, 0), Niche(1, 1)}
+    assert set(fold.homes) >= {Niche(1, 0), Niche(1, 2)}
     assert len({id(island) for island in fold.homes.values()}) == len(fold.homes) == len(fold.islands)
     for niche, island in fold.homes.items():
         members = [m for m in island.members if m.child is not None]
@@ -63,8 +67,8 @@ def test_members_live_with_their_kind(archipelago):
 
 def test_each_niche_has_hurdles_of_its_own(archipelago):
     _, _, fold = archipelago
-    assert set(fold.recent) >= {Niche(1, 0), Niche(1, 1)}
-    signs, others = (list(fold.recent[Niche(1, elastic)][0]) for elastic in (0, 1))
+    assert set(fold.recent) >= {Niche(1, 0), Niche(1, 2)}
+    signs, others = (list(fold.recent[Niche(1, elastic)][0]) for elastic in (0, 2))
     assert len(signs) + len(others) <= sum(bool(c.scores) for c in children(archipelago[0]))
     assert signs and others and signs != others
 
@@ -72,7 +76,7 @@ def test_each_niche_has_hurdles_of_its_own(archipelago):
 def test_parents_come_from_every_niche(archipelago):
     folder, _, fold = archipelago
     parents = {fold.scored[c.parent][2] for c in children(folder) if c.parent in fold.scored}
-    assert parents >= {Niche(1, 0), Niche(1, 1)}
+    assert parents >= {Niche(1, 0), Niche(1, 2)}
 
 
 def test_resuming_changes_no_row(tmp_path, archipelago):
@@ -90,7 +94,7 @@ def test_resuming_changes_no_row(tmp_path, archipelago):
 def test_the_best_of_each_niche_is_shown(archipelago):
     _, _, fold = archipelago
     shown = {fold.scored[e.child][2] for e in rescore(fold, Dispatcher(Inline()), 5)}
-    assert shown >= {Niche(1, 0), Niche(1, 1)}
+    assert shown >= {Niche(1, 0), Niche(1, 2)}
 
 
 def test_niches_and_islands_exclude_each_other():

@@ -68,7 +68,8 @@ def test_of_rows_that_train_to_the_same_losses_one_is_raced():
     fold = Fold(SearchConfig(), [])
     for number, update in enumerate(("g", "max(g, g)", "sign(g)", "abs(g)")):
         fitness = 1.0 if number < 2 else 0.5 + number / 10
-        fold.fittest.add(Child(number, 0, None, "", "", final=text.format(update), fitness=fitness))
+        child = Child(number, 0, None, "", "", final=text.format(update), fitness=fitness)
+        fold.fittest.add(child, Niche(child.state))
     assert [c.child for c in _candidates(fold)] == [0, 3, 2]
 
 
