@@ -8,15 +8,14 @@ from typing import NamedTuple
 from ..dsl import Program
 from ..dsl.elasticity import elasticity
 
-
 _FORGETS, _FOLLOWS = 0.1, 0.9
 
 
 class Niche(NamedTuple):
     """Rules with as many states whose updates follow the size of the gradient alike.
 
-    `elastic` is 2 where an element's update grows with its gradient, as in momentum, 0 where it does not, as in Adam and
-    with a sign, and 1 in between, as with a cap.
+    `elastic` is 2 where an element's update grows with its gradient, as in momentum, 0 where it does not, as in Adam
+    and with a sign, and 1 in between, as with a cap.
     """
 
     states: int
