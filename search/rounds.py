@@ -37,7 +37,8 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
     niches = {i: fold.niche(bred[i].child) for i in programs}
     stages = range(len(fold.config.stages))
-    thresholds = {i: [fold.threshold(stage, niche) for stage in stages] for i, niche in niches.items()}
+    hurdles = {niche: [fold.threshold(stage, niche) for stage in stages] for niche in set(niches.values())}
+    thresholds = {i: hurdles[niche] for i, niche in niches.items()}
     return Round(fold.config, number, [new.child for new in bred], programs, thresholds)
 
 
