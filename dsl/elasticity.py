@@ -1,4 +1,4 @@
-r"""How the size of an update follows the size of the gradient, element by element."""
+"""How the size of an update follows the size of the gradient, element by element."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def elasticity(program: Program) -> float:
     larger = random.permuted(np.repeat((1.0, -1.0), math.prod(_SHAPE) // 2)).reshape(_SHAPE)
     mean = random.standard_normal(_SHAPE)
     g = [_SIZE * (mean + random.standard_normal(_SHAPE)) for _ in range(_STEPS)]
-    up, down = (_even(program, w, [x * _FACTOR ** (side * larger) for x in g]) for side in (1, -1))
     with np.errstate(all="ignore"):
+        up, down = (_even(program, w, [x * _FACTOR ** (side * larger) for x in g]) for side in (1, -1))
         slopes = larger * np.log(np.abs(up / down)) / (2 * math.log(_FACTOR))
     slopes = slopes[np.isfinite(slopes)]
     return float(round(np.median(slopes), 6)) + 0.0 if slopes.size else math.nan
@@ -43,16 +43,14 @@ def elasticity(program: Program) -> float:
 
 def _even(program: Program, w: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
     """The updates' part that is even in the weights."""
-    with np.errstate(all="ignore"):
-        return (_updates(program, w, gradients) + _updates(program, -w, gradients)) / 2
+    return (_updates(program, w, gradients) + _updates(program, -w, gradients)) / 2
 
 
 def _updates(program: Program, w: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
     """The updates of the later half of the steps."""
     runner = Interpreter(program, [_SHAPE], roles=["matrix"])
     found = []
-    with np.errstate(all="ignore"):
-        for t, g in enumerate(gradients, 1):
-            [update] = runner.step([w], [g], t=t, progress=t / (2 * len(gradients)))
-            found.append(np.broadcast_to(update, _SHAPE))
+    for t, g in enumerate(gradients, 1):
+        [update] = runner.step([w], [g], t=t, progress=t / (2 * len(gradients)))
+        found.append(np.broadcast_to(update, _SHAPE))
     return np.array(found[len(found) // 2 :], float)

@@ -64,7 +64,7 @@ def rescore(
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
     states = [c.state for c in candidates]
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick), count, states)
-    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold.fittest.niches, count)
+    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold.fittest.niches(), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
@@ -117,7 +117,7 @@ def _candidates(fold: Fold) -> list[Child]:
     apart: dict[tuple[int, float | None], Child] = {}
     for child in fold.fittest:  # of equals the earlier comes first
         apart.setdefault((child.state, child.fitness), child)
-    return _with_niches(list(apart.values()), fold.fittest.niches, _CANDIDATES, _PER_NICHE)
+    return _with_niches(list(apart.values()), fold.fittest.niches(), _CANDIDATES, _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:

@@ -30,7 +30,6 @@ class Fittest:
 
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
     skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
-    niches: dict[int, Niche] = field(default_factory=dict)  # of the same
 
     def add(self, child: Child, niche: Niche) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
@@ -42,7 +41,7 @@ class Fittest:
         if len(alike) == _ALIKE and _rank(child) > _rank(alike[-1]):
             return
         insort(kept, child, key=_rank)
-        self.skeletons[child.child], self.niches[child.child] = skeleton, niche
+        self.skeletons[child.child] = skeleton
         if len(alike) == _ALIKE:
             self._drop(kept, alike[-1])
         if len(kept) > _KEPT:
@@ -50,11 +49,15 @@ class Fittest:
 
     def _drop(self, kept: list[Child], child: Child) -> None:
         kept.remove(child)
-        del self.skeletons[child.child], self.niches[child.child]
+        del self.skeletons[child.child]
 
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, fittest first."""
         return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=_rank))
+
+    def niches(self) -> dict[int, Niche]:
+        """The niche of each row that is kept."""
+        return {child.child: niche for niche, kept in self.by_niche.items() for child in kept}
 
     def best_of_niches(self) -> list[Child]:
         """The fittest of each niche, fewest states first."""

@@ -21,7 +21,7 @@ from ..dsl.kind import Kind
 from ..dsl.kinds import check, infer, start_kinds
 from ..dsl.ops import OPS
 from ..dsl.program import FIRST, LR, Arg, Const, G, Program, Statement, W, rebuilt
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, kind_of
 
 MAX_STATEMENTS = 40
 _GRAFTED = 0.5  # share of wired statements of several arguments that bring one of these along
@@ -112,7 +112,7 @@ class Mutator:
         position = int(random.integers(len(args)))
         value = args[position]
         kinds = _kinds_at(program, reader)
-        drawn = self.vocabulary.statement(kinds, random, through=value, wanted=_kind(value, kinds))
+        drawn = self.vocabulary.statement(kinds, random, through=value, wanted=kind_of(value, kinds))
         if drawn is None:
             return None
         made = self._grafted(Statement(_fresh(program), *drawn), value, kinds, random)
@@ -145,7 +145,7 @@ class Mutator:
         statement, kinds = program.statements[place], _kinds_at(program, place)
         args, twin = list(statement.args), _fresh(program)
         position = int(random.integers(len(args)))
-        args[position] = self.vocabulary.value(kinds, random, _kind(args[position], kinds))
+        args[position] = self.vocabulary.value(kinds, random, kind_of(args[position], kinds))
         if tuple(args) == statement.args or all(isinstance(a, Const) for a in args):
             return None  # the same, or a number in another dress
         join = _JOINS[int(random.integers(len(_JOINS)))]
@@ -181,14 +181,14 @@ class Mutator:
         if place == len(program.statements):
             position = int(random.integers(len(program.returns)))
             ends = list(program.returns)
-            ends[position] = self.vocabulary.variable(kinds, random, _kind(ends[position], kinds))
+            ends[position] = self.vocabulary.variable(kinds, random, kind_of(ends[position], kinds))
             return _edited(program, program.statements, tuple(ends))
         statement = program.statements[place]
         if not statement.args:
             return None
         position = int(random.integers(len(statement.args)))
         args = list(statement.args)
-        args[position] = self.vocabulary.value(kinds, random, _kind(args[position], kinds))
+        args[position] = self.vocabulary.value(kinds, random, kind_of(args[position], kinds))
         changed = list(program.statements)
         changed[place] = statement._replace(args=tuple(args))
         return _edited(program, changed)
@@ -218,10 +218,6 @@ def _kinds_at(program: Program, place: int) -> dict[int, Kind]:
     for statement, kind in zip(program.statements[:place], results, strict=False):
         kinds[statement.target] = kind
     return kinds
-
-
-def _kind(arg: Arg, kinds: Mapping[int, Kind]) -> Kind:
-    return Kind.GLOBAL if isinstance(arg, Const) else kinds[arg]
 
 
 def _fresh(program: Program) -> int:

@@ -73,10 +73,12 @@ class Fold:
         """Where the parent of child number `child` lives."""
         return self.islands[child % len(self.islands)]
 
-    def _home(self, child: int, member: Member, niche: Niche) -> Island:
-        """Where child number `child` will live."""
+    def _home(self, member: Member) -> Island:
+        """Where a scored row will live."""
+        assert member.child is not None
         if not self.config.niches:
-            return self.island(child)
+            return self.island(member.child)
+        *_, niche = self.scored[member.child]
         if niche not in self.homes:
             if self.homes:  # the first has the starts' island
                 self.islands.append(Island([member], self.config.population))
@@ -126,8 +128,7 @@ class Fold:
             self._audit(child)
         member = self._member(child)
         if member is not None:
-            *_, niche = self.scored[child.child]
-            self._home(child.child, member, niche).add(member, self.rounds)
+            self._home(member).add(member, self.rounds)
 
     def _add_scores(self, child: Child) -> None:
         """What the scores of a row that was trained mean for hurdles, for aliases to come, and for mutation."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.random import Generator
 
@@ -46,7 +48,7 @@ class Vocabulary:
                 args[int(random.integers(len(args)))] = through
             if args and all(isinstance(a, Const) for a in args):
                 continue  # a number in another dress
-            kind = result_kind(op, [Kind.GLOBAL if isinstance(a, Const) else kinds[a] for a in args], args)
+            kind = result_kind(op, [kind_of(a, kinds) for a in args], args)
             if kind is not None and (wanted is None or kind <= wanted):
                 return op, tuple(args)
         return None
@@ -60,6 +62,11 @@ class Vocabulary:
         slots = sorted(s for s in kinds if s >= FIRST or s in self.inputs)
         chances = np.array([_ALIKE if kinds[s] is like else 1.0 for s in slots])
         return slots[int(random.choice(len(slots), p=chances / chances.sum()))]
+
+
+def kind_of(arg: Arg, kinds: Mapping[int, Kind]) -> Kind:
+    """The kind of an argument, where variables are of these."""
+    return Kind.GLOBAL if isinstance(arg, Const) else kinds[arg]
 
 
 def number(random: Generator) -> Const:
