@@ -331,9 +331,16 @@ def quick() -> Report:
     return quick()
 
 
+def exported() -> Report:
+    """G7: classes that users import, fused; see gpu_exported.py."""
+    from gpu_exported import measure
+
+    return measure(device_seconds)
+
+
 SECTIONS: dict[str, Callable[..., Report]] = {
     "correctness": correctness, "bandwidth": bandwidth, "small": small, "compile": compile_times, "memory": memory,
-    "population": population, "targets": targets, "quick": quick,
+    "population": population, "targets": targets, "quick": quick, "exported": exported,
 }  # fmt: skip
 
 

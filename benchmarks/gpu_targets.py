@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +19,7 @@ from stepsmith.evaluator.validation.protocol import PRESETS
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.training import Trainer, Training
 from stepsmith.evaluator.validation.validate import validate
+from stepsmith.proxies.data import Batch
 from stepsmith.proxies.targets import Target, target
 
 SIZES = ("gpt-10m", "gpt-30m", "gpt-124m")
@@ -28,7 +30,9 @@ WORKERS = 4  # processes that share the card
 
 
 def measure() -> Report:
-    report = Report(("target", "parameters M", "tokens/s", "TFLOP/s", "of the card", "memory GB"))
+    report = Report(
+        ("target", "parameters M", "tokens/s", "TFLOP/s", "of the card", "memory GB", "backward ms", "update ms")
+    )
     card = matrix_rate()
     for name in SIZES:
         report.rows.append(_row(name, card))
@@ -65,16 +69,24 @@ def _row(name: str, card: float) -> tuple[object, ...]:
     torch.cuda.reset_peak_memory_stats()
     for batch in batches[:WARM]:
         trainer.advance(batch)
-    torch.cuda.synchronize()
-    begun = perf_counter()
-    for batch in batches[WARM:]:
-        trainer.advance(batch)
-    torch.cuda.synchronize()
-    seconds = (perf_counter() - begun) / STEPS
+    seconds = _seconds(trainer.advance, batches[WARM:])
+    backward = _seconds(trainer.backward, batches[:WARM])
+    update = _seconds(lambda _: trainer.optimizer.step(), batches[:WARM])
     rate = operations(goal) / seconds
     parameters = sum(p.numel() for p in trainer.module.parameters()) / 1e6
     memory = torch.cuda.max_memory_allocated() / 1e9
-    return name, parameters, goal.tokens(1) / seconds, rate / 1e12, rate / card, memory
+    speed = goal.tokens(1) / seconds
+    return name, parameters, speed, rate / 1e12, rate / card, memory, 1e3 * backward, 1e3 * update
+
+
+def _seconds(action: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
+    """Of one call, all of them queued."""
+    torch.cuda.synchronize()
+    begun = perf_counter()
+    for batch in batches:
+        action(batch)
+    torch.cuda.synchronize()
+    return (perf_counter() - begun) / len(batches)
 
 
 def quick(name: str = "gpt-10m", device: str = "cuda") -> Report:

@@ -253,9 +253,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step_together(self, group, params):
         fused = group["fused"]
-        if fused is None:  # kernels for GPUs are asked for by name until they have been measured on one
+        if fused is None:
             asked = group["foreach"] is not None or group["differentiable"] or torch.compiler.is_compiling()
-            fused = not asked and params[0].device.type == "cpu"
+            fused = not asked and params[0].device.type in ("cpu", "cuda")
         if not (fused and self._step_fused(group, params)):
             if not self._unscaled(self._rule(group)):
                 return

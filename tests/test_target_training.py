@@ -214,7 +214,7 @@ SOURCES = (
     "evaluator/validation/width_transfer.py", "discovered/optimizer.py", "discovered/fused_step.py",
     "discovered/export_torch.py", "discovered/rule_text.py", "dsl/to_c.py", "dsl/fused.c", "dsl/to_torch.py",
 )  # fmt: skip
-DIGEST = "dd475018f1f7"
+DIGEST = "fe3cfe01b91f"
 
 
 def code_of(path):
