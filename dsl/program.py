@@ -118,6 +118,10 @@ class Program:
             fallback = fallback.with_lr(fallback.peak * (peak / self.peak if self.peak else 1.0))
         return replace(self, lr=float(peak), fallback=fallback)
 
+    def with_own_lr(self, peak: float) -> Program:
+        """The same program at another peak learning rate of its own; its fallback, tuned or not, stays as it is."""
+        return replace(self, lr=float(peak))
+
     def parts(self) -> list[Program]:
         """This program and its fallbacks, each as if it were alone, in the order in which they claim parameters."""
         if self.fallback is None:

@@ -113,7 +113,7 @@ def _at_factors(program: Program | None, factors: Sequence[float]) -> list[Progr
     """A program at each factor on its peak learning rate; as many empty places for an empty place."""
     if program is None:
         return [None] * len(factors)
-    return [program.with_lr(program.peak * factor) if factor != 1 else program for factor in factors]
+    return [program.with_own_lr(program.peak * factor) if factor != 1 else program for factor in factors]
 
 
 def _total(score: Score) -> float:

@@ -102,7 +102,7 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
     for _ in range(_SCALINGS):
         if scale is None or abs(scale / seen.rms - 1) <= 1e-9:
             break
-        program = program.with_lr(program.peak * scale / seen.rms)
+        program = program.with_own_lr(program.peak * scale / seen.rms)
         seen = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
         if not _moves(seen) or not math.isfinite(program.peak):
             return rejected("no learning rate fits")

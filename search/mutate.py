@@ -1,9 +1,9 @@
 """Mutation: one random edit of a program's statement list, valid by construction.
 
 The edits of the search that found Lion (Chen et al. 2023): insert a random statement, delete one, change one
-argument; a constant is multiplied by 2^N(0, 1) or drawn anew from N(0, 1), so that its sign can flip. Beside
-them `wire` inserts a statement between a value and one of its readers, so that an edit can be live at once, and
-`double` writes a statement twice.
+argument; a constant, or its distance to 1, is multiplied by 2^N(0, 1), or it is drawn anew from N(0, 1), so that its
+sign can flip. Beside them `wire` inserts a statement between a value and one of its readers, so that an edit can be
+live at once; `double` writes a statement twice and joins the two, `split` gives the second to one of its readers.
 Redundant statements are allowed on purpose: one-statement edits need them as stepping stones.
 """
 
@@ -52,6 +52,7 @@ class Mutator:
                 "insert": (0.5, Mutator._insert),
                 "wire": (1.5, Mutator._wire),
                 "double": (0.75, Mutator._double),
+                "split": (0.75, Mutator._split),
                 "delete": (0.75, Mutator._delete),
                 "argument": (1.5, Mutator._argument),
                 "constant": (0.5, Mutator._constant),
@@ -116,7 +117,7 @@ class Mutator:
         if drawn is None:
             return None
         made = self._grafted(Statement(_fresh(program), *drawn), value, kinds, random)
-        rewired = (*args[:position], made[-1].target, *args[position + 1 :])
+        rewired = _replaced(args, position, made[-1].target)
         before, after = program.statements[:reader], list(program.statements[reader:])
         if not at_end:
             after[0] = after[0]._replace(args=rewired)
@@ -142,17 +143,57 @@ class Mutator:
         if not places or len(program.statements) + 2 > MAX_STATEMENTS:
             return None
         place = places[int(random.integers(len(places)))]
-        statement, kinds = program.statements[place], _kinds_at(program, place)
-        args, twin = list(statement.args), _fresh(program)
-        position = int(random.integers(len(args)))
-        args[position] = self.vocabulary.value(kinds, random, kind_of(args[position], kinds))
-        if tuple(args) == statement.args or all(isinstance(a, Const) for a in args):
-            return None  # the same, or a number in another dress
+        statement, twin = program.statements[place], self._twin(program, place, random)
+        if twin is None:
+            return None
         join = _JOINS[int(random.integers(len(_JOINS)))]
-        both = (statement.target, twin) if random.random() < 0.5 else (twin, statement.target)
+        both = (statement.target, twin.target) if random.random() < 0.5 else (twin.target, statement.target)
         ends = both if OPS[join].arity == 2 else (*both, Const(float(random.random())))
-        made = [Statement(twin, statement.op, tuple(args)), statement, Statement(statement.target, join, ends)]
+        made = [twin, statement, Statement(statement.target, join, ends)]
         return _edited(program, [*program.statements[:place], *made, *program.statements[place + 1 :]])
+
+    def _split(self, program: Program, random: Generator) -> Program | None:
+        """A statement that is read more than once is written a second time with one argument drawn anew, and one of
+        its readers takes the second.
+
+        So what had one purpose may have two: an average that is kept, and another that is stepped by.
+        """
+        if len(program.statements) >= MAX_STATEMENTS:
+            return None
+        read = [(place, readers) for place in range(len(program.statements)) if (readers := _readers(program, place))]
+        read = [(place, readers) for place, readers in read if len(readers) > 1 and program.statements[place].args]
+        if not read:
+            return None
+        place, readers = read[int(random.integers(len(read)))]
+        twin = self._twin(program, place, random)
+        if twin is None:
+            return None
+        where, position = readers[int(random.integers(len(readers)))]
+        statements, ends = list(program.statements), program.returns
+        if where == len(statements):
+            ends = _replaced(ends, position, twin.target)
+        else:
+            reader = statements[where]
+            statements[where] = reader._replace(args=_replaced(reader.args, position, twin.target))
+        return _edited(program, _with(statements, place, twin), ends)
+
+    def _twin(self, program: Program, place: int, random: Generator) -> Statement | None:
+        """The statement at a place with one argument drawn anew, into a variable of its own.
+
+        In place of a number one time in two comes another that is like it.
+        """
+        statement, kinds = program.statements[place], _kinds_at(program, place)
+        position = int(random.integers(len(statement.args)))
+        old = statement.args[position]
+        value = _value(program, old)
+        if value is not None and random.random() < 0.5:
+            new: Arg = Const(_moved(value, random))
+        else:
+            new = self.vocabulary.value(kinds, random, kind_of(old, kinds))
+        args = _replaced(statement.args, position, new)
+        if args == statement.args or all(isinstance(a, Const) for a in args):
+            return None  # the same, or a number in another dress
+        return Statement(_fresh(program), statement.op, args)
 
     def _delete(self, program: Program, random: Generator) -> Program | None:
         """A random statement goes; its readers take one of its arguments, or a variable of its kind."""
@@ -220,6 +261,29 @@ def _kinds_at(program: Program, place: int) -> dict[int, Kind]:
     return kinds
 
 
+def _readers(program: Program, place: int) -> list[tuple[int, int]]:
+    """Who reads what the statement at a place assigns: (place, argument); the place after the last returns."""
+    target, found = program.statements[place].target, []
+    for where, statement in enumerate(program.statements[place + 1 :], place + 1):
+        found += [(where, position) for position, arg in enumerate(statement.args) if arg == target]
+        if statement.target == target:
+            return found
+    end = len(program.statements)
+    return found + [(end, position) for position, arg in enumerate(program.returns) if arg == target]
+
+
+def _value(program: Program, arg: Arg) -> float | None:
+    """The number that an argument is; None for what is computed."""
+    if isinstance(arg, Const):
+        return arg.value
+    own = program.first_hyper <= arg < program.first_local
+    return program.hypers[arg - program.first_hyper] if own else None
+
+
+def _replaced(args: tuple[Arg, ...], position: int, new: Arg) -> tuple[Arg, ...]:
+    return (*args[:position], new, *args[position + 1 :])
+
+
 def _fresh(program: Program) -> int:
     return max([program.first_local - 1, *(s.target for s in program.statements)]) + 1
 
@@ -251,7 +315,10 @@ def _constant_places(program: Program) -> list[tuple[str, int, int]]:
 
 def _moved(value: float, random: Generator) -> float:
     if random.random() >= 0.25:
-        moved = float(value * 2.0 ** random.standard_normal())
+        factor = 2.0 ** random.standard_normal()
+        # What lies between 0 and 1 is a rate as often as not, and then it is its distance to 1 that counts.
+        rate = 0 < value < 1 and random.random() < 0.5
+        moved = float(1 - (1 - value) * factor if rate else value * factor)
         if moved != 0 and math.isfinite(moved):
             return moved
     return float(random.standard_normal())
@@ -259,4 +326,4 @@ def _moved(value: float, random: Generator) -> float:
 
 def _scaled_lr(program: Program, random: Generator) -> Program:
     """The peak learning rate keeps its sign: a rule that climbs is nobody's ancestor."""
-    return program.with_lr(program.peak * 2.0 ** float(random.standard_normal()))
+    return program.with_own_lr(program.peak * 2.0 ** float(random.standard_normal()))

@@ -39,7 +39,7 @@ class Member:
     def program(self) -> Program:
         """The program at its best learning rate."""
         program = Program.parse(self.text)
-        return program if self.factor == 1 else program.with_lr(program.peak * self.factor)
+        return program if self.factor == 1 else program.with_own_lr(program.peak * self.factor)
 
 
 @dataclass

@@ -36,6 +36,15 @@ def steps_of(*programs: str, trial: Trial = QUADRATIC) -> list:
     return evaluate(Job(tuple(text and Program.parse(text) for text in programs), trial))
 
 
+def test_learning_rates_are_tried_for_a_rule_itself_and_not_for_what_it_leaves_to_another():
+    routed = Program.parse(
+        "def f(w, g, lr=0.5) for matrix else h:\n    return lr * g\ndef h(w, g, lr=0.2):\n    return lr * g\n"
+    )
+    trial = Trial(("quadratic",), share=0.125, lr_factors=(0.1, 1.0, 2.0))
+    [score] = evaluate(Job((routed,), trial))
+    assert score.program.peak == 1.0 and score.program.fallback == routed.fallback
+
+
 # --- curves -------------------------------------------------------------------------------------------------
 
 
