@@ -201,20 +201,18 @@ def tune(
     horizons: Annotated[
         str | None, typer.Option(help="Shares of the task's budget [default: 1/8,1/4,1/2,1,2,4; quick: 1/8,1/4,1,2].")
     ] = None,
-    first: Annotated[int | None, typer.Option(min=1, help="Random draws at each horizon [default: 64].")] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Random draws at each horizon [default: 48].")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A first try, an eighth of the work.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A first try, a tenth of the work.")] = False,
 ) -> None:
     """Tune AdamW on a task at several horizons: the curve that a search on it measures programs by."""
-    from dataclasses import replace
-
     from .evaluator.curve import HORIZONS
     from .evaluator.make_curve import QUICK, QUICK_HORIZONS, WHOLE, make_curve
     from .proxies import full_name
     from .proxies import task as task_named
 
     budget = QUICK if quick else WHOLE
-    budget = budget if first is None else replace(budget, first=first)
+    budget = budget if first is None else budget.with_first(first)
     shares = _shares(horizons) if horizons is not None else QUICK_HORIZONS if quick else HORIZONS
     shown = task_named(full_name(task))
     try:

@@ -7,7 +7,7 @@ that are shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -45,6 +45,14 @@ class Budget:
     def __str__(self) -> str:
         short = f" and {self.short} of a quarter of the length" if self.short else ""
         return f"{self._whole()} runs{short}"
+
+    def with_first(self, draws: int) -> Budget:
+        """The same but for so many joint random draws in whole runs, and twice as many in short ones, if any.
+
+        >>> Budget(first=48, short=128).with_first(100).short
+        200
+        """
+        return replace(self, first=draws, short=2 * draws if self.short else 0)
 
     def runs(self) -> int:
         """Runs in all, the short ones too."""

@@ -23,6 +23,10 @@ _ASSOCIATIVE = ("associative_split", "associative_wide")
 _BYTES = ("bytes_split", "bytes_wide", "bytes_code")
 _BYTES_B64 = ("bytes_b64_split", "bytes_b64_wide", "bytes_b64_code")
 _WIDE = Transformer(width=32, heads=2)
+# Embeddings as GPT-2's start, and the head tied to them.
+_TIED = Transformer(embedding_std=0.02, tied=True)
+_TIED_WIDE = Transformer(width=32, heads=2, embedding_std=0.02, tied=True)
+_BYTES_TIED = ("bytes_tied_split", "bytes_tied_wide", "bytes_tied_code")
 _WIDE_MEMORY = Memory(items=192, width=48, inner=48, problem=1)
 
 # Each task to search on, then its held-out variants: other data, on that another width, and another text.
@@ -43,6 +47,10 @@ _ALL = (
     Task("bytes_b64_split", Transformer(), Text(split="other"), batch=64, steps=500),
     Task("bytes_b64_wide", _WIDE, Text(split="other"), batch=64, steps=500),
     Task("bytes_b64_code", Transformer(), Text(source="code"), batch=64, steps=500),
+    Task("bytes_tied", _TIED, Text(), batch=64, steps=500, held_out=_BYTES_TIED),
+    Task("bytes_tied_split", _TIED, Text(split="other"), batch=64, steps=500),
+    Task("bytes_tied_wide", _TIED_WIDE, Text(split="other"), batch=64, steps=500),
+    Task("bytes_tied_code", _TIED, Text(source="code"), batch=64, steps=500),
 )
 _BY_NAME = {task.name: task for task in _ALL}
 

@@ -1,7 +1,7 @@
 """A causal pre-norm transformer over bytes, P copies at once.
 
 Ordinary in structure: token and position embeddings, blocks of multi-head attention and a ReLU MLP behind
-RMSNorm, a last RMSNorm, an untied head. Neither biases nor gains, which at this size change nothing but time.
+RMSNorm, a last RMSNorm, a head. Neither biases nor gains, which at this size change nothing but time.
 Activations are (P, N, width) with N = B * T tokens; every matrix product is one batched product over P.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -22,8 +22,6 @@ from .model import Population
 from .workspace import workspace
 
 _EPS = 1e-5
-# With these losses vary least over seeds: 0.015 nats at AdamW's best rate.
-_EMBEDDING_STD = 0.5
 _softmax_backward = torch.ops.aten._softmax_backward_data.out
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -31,6 +29,11 @@ _relu_backward = torch.ops.aten.threshold_backward.grad_input
 @dataclass(frozen=True)
 class Transformer(Population):
     """A byte-level language model of `layers` blocks; the MLP is twice as wide as the stream.
+
+    Attributes:
+        embedding_std: Of token and position embeddings as they start. With 0.5 losses vary least over seeds, 0.015 nats
+            at AdamW's best rate; large models start with 0.02 (Radford et al. 2019).
+        tied: Whether the head is the token embedding (Press and Wolf 2017, arXiv:1608.05859).
 
     Raises:
         ValueError: A width that the heads do not divide.
@@ -44,6 +47,9 @@ class Transformer(Population):
     layers: int = 1
     length: int = 16
     symbols: int = 128
+    # A fingerprint knows these two from the weights' scales and shapes.
+    embedding_std: float = field(default=0.5, repr=False)
+    tied: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -56,7 +62,8 @@ class Transformer(Population):
         attention = {name: (d, d) for name in ("query", "key", "value", "out")}
         block = {**attention, "up": (2 * d, d), "down": (d, 2 * d)}
         blocks = {f"{i}.{name}": shape for i in range(self.layers) for name, shape in block.items()}
-        return {"token": (self.symbols, d), "position": (self.length, d), **blocks, "head": (self.symbols, d)}
+        head = {} if self.tied else {"head": (self.symbols, d)}
+        return {"token": (self.symbols, d), "position": (self.length, d), **blocks, **head}
 
     @cached_property
     def roles(self) -> dict[str, str]:
@@ -65,13 +72,13 @@ class Transformer(Population):
         return {name: special.get(name, "matrix") for name in self.shapes}
 
     def init(self, seed: int) -> list[Tensor]:
-        """Normal draws: embeddings with std 0.5, matrices 1 / sqrt(fan_in), less into the stream."""
+        """Normal draws: embeddings with their std, matrices 1 / sqrt(fan_in), less into the stream."""
         bits = philox(seed, stream=Stream.INIT)
         return [torch.from_numpy(normal(bits, s) * self._std(name)) for name, s in self.shapes.items()]
 
     def _std(self, name: str) -> float:
         if self.roles[name] == "embedding":
-            return _EMBEDDING_STD
+            return self.embedding_std
         std = self.shapes[name][1] ** -0.5
         return std * (2 * self.layers) ** -0.5 if name.endswith(("out", "down")) else std
 
@@ -90,6 +97,7 @@ class _Pass:
     def __init__(self, model: Transformer, params: Sequence[Tensor], batch: Batch) -> None:
         first = params[0]
         self.model, self.weights = model, dict(zip(model.shapes, params, strict=True))
+        self.head = "token" if model.tied else "head"
         self.copies, (self.rows, self.time) = first.shape[0], batch.x.shape
         self.tokens = batch.x.reshape(-1)
         self.targets = batch.y.reshape(-1)
@@ -102,7 +110,7 @@ class _Pass:
             self._attention(i, x)
             self._mlp(i, x)
         final = self._norm("final", x)
-        logits = torch.bmm(final, self.weights["head"].mT, out=self._wide("logits", self.model.symbols))
+        logits = torch.bmm(final, self.weights[self.head].mT, out=self._wide("logits", self.model.symbols))
         loss, self.probs = cross_entropy(logits, self.targets, self.scratch)
         return loss
 
@@ -115,9 +123,9 @@ class _Pass:
         self.grads = dict(zip(self.weights, out, strict=True))
         delta = subtract_targets(self.probs, self.targets, self.scratch)
         share = 1.0 / self.tokens.numel()  # of the mean; it rides on two products, where it is free
-        _scaled_product(share, delta.mT, self.scratch["final"], self.grads["head"])
+        _scaled_product(share, delta.mT, self.scratch["final"], self.grads[self.head])
         dfinal = self._wide("dy", self.model.width)
-        _scaled_product(share, delta, self.weights["head"], dfinal)
+        _scaled_product(share, delta, self.weights[self.head], dfinal)
         dx = self._wide("dx", self.model.width).zero_()
         self._norm_backward("final", dfinal, dx)
         for i in reversed(range(self.model.layers)):
@@ -140,12 +148,15 @@ class _Pass:
         if self.time < position.shape[1]:
             position.zero_()
         torch.sum(by_row, 1, out=position[:, : self.time])
+        token = self.grads["token"]
+        if not self.model.tied:  # else it holds what the head wrote
+            token.zero_()
         if dx.is_cuda:
             # index_add_ is atomic there, so its sums would depend on the order of the threads.
             symbols = self.scratch.constant("symbols", lambda: torch.arange(self.model.symbols)[:, None])
-            torch.matmul((symbols == self.tokens).to(dx.dtype), dx, out=self.grads["token"])
+            token.baddbmm_((symbols == self.tokens).to(dx.dtype).expand(self.copies, -1, -1), dx)
         else:
-            self.grads["token"].zero_().index_add_(1, self.tokens, dx)
+            token.index_add_(1, self.tokens, dx)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         """RMSNorm, y = x / rms(x) over the width."""

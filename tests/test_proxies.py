@@ -22,7 +22,17 @@ from stepsmith.proxies.transformer import Transformer
 NAMES = proxies.tasks()
 SEARCHED = [name for name in NAMES if proxies.task(name).held_out]
 # One of each shape of model and batch.
-DISTINCT = ["quadratic", "digits", "digits_wide", "associative", "associative_wide", "bytes", "bytes_wide", "bytes_b64"]
+DISTINCT = [
+    "quadratic",
+    "digits",
+    "digits_wide",
+    "associative",
+    "associative_wide",
+    "bytes",
+    "bytes_wide",
+    "bytes_b64",
+    "bytes_tied",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +87,7 @@ def plain_transformer_loss(model, p, batch):
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + F.linear(seen, p[f"{i}.out"])
         x = x + F.linear(F.relu(F.linear(norm(x), p[f"{i}.up"])), p[f"{i}.down"])
-    return F.cross_entropy(F.linear(norm(x), p["head"]).flatten(0, 1), batch.y.flatten())
+    return F.cross_entropy(F.linear(norm(x), p["token" if model.tied else "head"]).flatten(0, 1), batch.y.flatten())
 
 
 def plain_gradients(model, params, batch):
