@@ -10,17 +10,16 @@ Redundant statements are allowed on purpose: one-statement edits need them as st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.random import Generator
 
-from ..dsl.errors import ProgramError
 from ..dsl.kind import Kind
-from ..dsl.kinds import check, infer, start_kinds
 from ..dsl.ops import OPS
-from ..dsl.program import FIRST, LR, Arg, Const, G, Program, Statement, W, rebuilt
+from ..dsl.program import FIRST, LR, Arg, Const, G, Program, Statement, W
+from .statements import edited, fresh, inserted, kinds_at, number_of, readers_of, replaced
 from .vocabulary import Vocabulary, kind_of
 
 MAX_STATEMENTS = 40
@@ -88,15 +87,15 @@ class Mutator:
         if len(program.statements) >= MAX_STATEMENTS:
             return None
         place = int(random.integers(len(program.statements) + 1))
-        kinds = _kinds_at(program, place)
+        kinds = kinds_at(program, place)
         drawn = self.vocabulary.statement(kinds, random)
         if drawn is None:
             return None
         op, args = drawn
         slots = [s for s in kinds if s >= FIRST or s in (G, LR)]
-        new = _fresh(program)
+        new = fresh(program)
         target = new if not slots or random.random() < 0.5 else slots[int(random.integers(len(slots)))]
-        return _edited(program, _with(program.statements, place, Statement(target, op, args)))
+        return edited(program, inserted(program.statements, place, Statement(target, op, args)))
 
     def _wire(self, program: Program, random: Generator) -> Program | None:
         """A new statement that takes a value on its way to one reader, and reaches that reader instead.
@@ -112,17 +111,17 @@ class Mutator:
             return None
         position = int(random.integers(len(args)))
         value = args[position]
-        kinds = _kinds_at(program, reader)
+        kinds = kinds_at(program, reader)
         drawn = self.vocabulary.statement(kinds, random, through=value, wanted=kind_of(value, kinds))
         if drawn is None:
             return None
-        made = self._grafted(Statement(_fresh(program), *drawn), value, kinds, random)
-        rewired = _replaced(args, position, made[-1].target)
+        made = self._grafted(Statement(fresh(program), *drawn), value, kinds, random)
+        rewired = replaced(args, position, made[-1].target)
         before, after = program.statements[:reader], list(program.statements[reader:])
         if not at_end:
             after[0] = after[0]._replace(args=rewired)
         ends = rewired if at_end else program.returns
-        return _edited(program, [*before, *made, *after], ends)
+        return edited(program, [*before, *made, *after], ends)
 
     def _grafted(self, statement: Statement, value: Arg, kinds: dict[int, Kind], random: Generator) -> list[Statement]:
         """The statement, or one time in two with another before it that makes one of its arguments but `value`."""
@@ -150,7 +149,7 @@ class Mutator:
         both = (statement.target, twin.target) if random.random() < 0.5 else (twin.target, statement.target)
         ends = both if OPS[join].arity == 2 else (*both, Const(float(random.random())))
         made = [twin, statement, Statement(statement.target, join, ends)]
-        return _edited(program, [*program.statements[:place], *made, *program.statements[place + 1 :]])
+        return edited(program, [*program.statements[:place], *made, *program.statements[place + 1 :]])
 
     def _split(self, program: Program, random: Generator) -> Program | None:
         """A statement that is read more than once is written a second time with one argument drawn anew, and one of
@@ -160,7 +159,7 @@ class Mutator:
         """
         if len(program.statements) >= MAX_STATEMENTS:
             return None
-        read = [(place, readers) for place in range(len(program.statements)) if (readers := _readers(program, place))]
+        read = [(place, readers) for place in range(len(program.statements)) if (readers := readers_of(program, place))]
         read = [(place, readers) for place, readers in read if len(readers) > 1 and program.statements[place].args]
         if not read:
             return None
@@ -171,29 +170,29 @@ class Mutator:
         where, position = readers[int(random.integers(len(readers)))]
         statements, ends = list(program.statements), program.returns
         if where == len(statements):
-            ends = _replaced(ends, position, twin.target)
+            ends = replaced(ends, position, twin.target)
         else:
             reader = statements[where]
-            statements[where] = reader._replace(args=_replaced(reader.args, position, twin.target))
-        return _edited(program, _with(statements, place, twin), ends)
+            statements[where] = reader._replace(args=replaced(reader.args, position, twin.target))
+        return edited(program, inserted(statements, place, twin), ends)
 
     def _twin(self, program: Program, place: int, random: Generator) -> Statement | None:
         """The statement at a place with one argument drawn anew, into a variable of its own.
 
         In place of a number one time in two comes another that is like it.
         """
-        statement, kinds = program.statements[place], _kinds_at(program, place)
+        statement, kinds = program.statements[place], kinds_at(program, place)
         position = int(random.integers(len(statement.args)))
         old = statement.args[position]
-        value = _value(program, old)
+        value = number_of(program, old)
         if value is not None and random.random() < 0.5:
             new: Arg = Const(_moved(value, random))
         else:
             new = self.vocabulary.value(kinds, random, kind_of(old, kinds))
-        args = _replaced(statement.args, position, new)
+        args = replaced(statement.args, position, new)
         if args == statement.args or all(isinstance(a, Const) for a in args):
             return None  # the same, or a number in another dress
-        return Statement(_fresh(program), statement.op, args)
+        return Statement(fresh(program), statement.op, args)
 
     def _delete(self, program: Program, random: Generator) -> Program | None:
         """A random statement goes; its readers take one of its arguments, or a variable of its kind."""
@@ -202,7 +201,7 @@ class Mutator:
         place = int(random.integers(len(program.statements)))
         gone = program.statements[place]
         rest = [*program.statements[:place], *program.statements[place + 1 :]]
-        simply = _edited(program, rest)
+        simply = edited(program, rest)
         if simply is not None:
             return simply
         stand_in = [a for a in gone.args if isinstance(a, int)] or [W, G]
@@ -213,17 +212,17 @@ class Mutator:
         ends = program.returns
         if until == len(rest):
             ends = tuple(other if a == gone.target else a for a in ends)
-        return _edited(program, rest, ends)
+        return edited(program, rest, ends)
 
     def _argument(self, program: Program, random: Generator) -> Program | None:
         """One argument of one statement, or one returned value, becomes another variable or a number."""
         place = int(random.integers(len(program.statements) + 1))
-        kinds = _kinds_at(program, place)
+        kinds = kinds_at(program, place)
         if place == len(program.statements):
             position = int(random.integers(len(program.returns)))
             ends = list(program.returns)
             ends[position] = self.vocabulary.variable(kinds, random, kind_of(ends[position], kinds))
-            return _edited(program, program.statements, tuple(ends))
+            return edited(program, program.statements, tuple(ends))
         statement = program.statements[place]
         if not statement.args:
             return None
@@ -232,7 +231,7 @@ class Mutator:
         args[position] = self.vocabulary.value(kinds, random, kind_of(args[position], kinds))
         changed = list(program.statements)
         changed[place] = statement._replace(args=tuple(args))
-        return _edited(program, changed)
+        return edited(program, changed)
 
     def _constant(self, program: Program, random: Generator) -> Program | None:
         """One number is multiplied by 2^N(0, 1), or (one time in four) drawn anew from N(0, 1)."""
@@ -249,60 +248,7 @@ class Mutator:
         args[position] = Const(_moved(args[position].value, random))  # type: ignore[union-attr]
         changed = list(program.statements)
         changed[index] = statement._replace(args=tuple(args))
-        return _edited(program, changed)
-
-
-def _kinds_at(program: Program, place: int) -> dict[int, Kind]:
-    """The variables that are assigned before statement `place`, with their kinds there."""
-    kinds = start_kinds(program)
-    results, _ = infer(program)
-    for statement, kind in zip(program.statements[:place], results, strict=False):
-        kinds[statement.target] = kind
-    return kinds
-
-
-def _readers(program: Program, place: int) -> list[tuple[int, int]]:
-    """Who reads what the statement at a place assigns: (place, argument); the place after the last returns."""
-    target, found = program.statements[place].target, []
-    for where, statement in enumerate(program.statements[place + 1 :], place + 1):
-        found += [(where, position) for position, arg in enumerate(statement.args) if arg == target]
-        if statement.target == target:
-            return found
-    end = len(program.statements)
-    return found + [(end, position) for position, arg in enumerate(program.returns) if arg == target]
-
-
-def _value(program: Program, arg: Arg) -> float | None:
-    """The number that an argument is; None for what is computed."""
-    if isinstance(arg, Const):
-        return arg.value
-    own = program.first_hyper <= arg < program.first_local
-    return program.hypers[arg - program.first_hyper] if own else None
-
-
-def _replaced(args: tuple[Arg, ...], position: int, new: Arg) -> tuple[Arg, ...]:
-    return (*args[:position], new, *args[position + 1 :])
-
-
-def _fresh(program: Program) -> int:
-    return max([program.first_local - 1, *(s.target for s in program.statements)]) + 1
-
-
-def _with(statements: Sequence[Statement], place: int, new: Statement) -> list[Statement]:
-    return [*statements[:place], new, *statements[place:]]
-
-
-def _edited(
-    program: Program, statements: Sequence[Statement], returns: tuple[Arg, ...] | None = None
-) -> Program | None:
-    """The program with other statements, if that is well formed."""
-    ends = program.returns if returns is None else returns
-    child = rebuilt(program, statements, ends)
-    try:
-        check(child)
-    except ProgramError:
-        return None
-    return child
+        return edited(program, changed)
 
 
 def _constant_places(program: Program) -> list[tuple[str, int, int]]:

@@ -1,0 +1,64 @@
+"""Statement lists taken apart and put together: what edits are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..dsl.errors import ProgramError
+from ..dsl.kind import Kind
+from ..dsl.kinds import check, infer, start_kinds
+from ..dsl.program import Arg, Const, Program, Statement, rebuilt
+
+
+def kinds_at(program: Program, place: int) -> dict[int, Kind]:
+    """The variables that are assigned before statement `place`, with their kinds there."""
+    kinds = start_kinds(program)
+    results, _ = infer(program)
+    for statement, kind in zip(program.statements[:place], results, strict=False):
+        kinds[statement.target] = kind
+    return kinds
+
+
+def readers_of(program: Program, place: int) -> list[tuple[int, int]]:
+    """Who reads what the statement at a place assigns: (place, argument); the place after the last returns."""
+    target, found = program.statements[place].target, []
+    for where, statement in enumerate(program.statements[place + 1 :], place + 1):
+        found += [(where, position) for position, arg in enumerate(statement.args) if arg == target]
+        if statement.target == target:
+            return found
+    end = len(program.statements)
+    return found + [(end, position) for position, arg in enumerate(program.returns) if arg == target]
+
+
+def number_of(program: Program, arg: Arg) -> float | None:
+    """The number that an argument is; None for what is computed."""
+    if isinstance(arg, Const):
+        return arg.value
+    own = program.first_hyper <= arg < program.first_local
+    return program.hypers[arg - program.first_hyper] if own else None
+
+
+def replaced(args: tuple[Arg, ...], position: int, new: Arg) -> tuple[Arg, ...]:
+    """The arguments with another at a position."""
+    return (*args[:position], new, *args[position + 1 :])
+
+
+def fresh(program: Program) -> int:
+    """The slot of a variable that the program has not."""
+    return max([program.first_local - 1, *(s.target for s in program.statements)]) + 1
+
+
+def inserted(statements: Sequence[Statement], place: int, new: Statement) -> list[Statement]:
+    """The statements with another before the one at a place."""
+    return [*statements[:place], new, *statements[place:]]
+
+
+def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg, ...] | None = None) -> Program | None:
+    """The program with other statements, if that is well formed."""
+    ends = program.returns if returns is None else returns
+    child = rebuilt(program, statements, ends)
+    try:
+        check(child)
+    except ProgramError:
+        return None
+    return child
