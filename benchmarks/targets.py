@@ -1,7 +1,8 @@
-"""Rules of the zoo on targets, tuned alike: python benchmarks/targets.py [TARGET ...] [--rules A,B] [--workers N]
+"""Rules of the zoo, or finds, on targets, tuned alike: python benchmarks/targets.py [TARGET ...] [--finds]
 
 Every finished run appends a line to benchmarks/results/targets/TARGET.jsonl; the same command goes on from there. When
-a target is done its page and numbers are written to benchmarks/results/targets/TARGET/, the table to docs/targets.md.
+a target is done its page and numbers are written to benchmarks/results/targets/TARGET/, the table to docs/targets.md;
+of finds to TARGET-finds/ and docs/finds.md. The test allows for all rules of a table (Holm): all finds are sent here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,16 +26,38 @@ from stepsmith.report.listing import state
 from stepsmith.report.profile_page import target_profiles
 from stepsmith.report.validation_page import read_validation, write_page
 from stepsmith.report.validation_table import shown_speedup, validation_table
+from stepsmith.search.find import finds
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "targets"
-PAGE = ROOT / "docs" / "targets.md"
 PRESET = TABLE
 TARGETS = ("gpt-60k", "llama-60k")
 RULES = (
     "muon", "lion", "sgd", "momentum", "signum", "rmsprop", "nadamw", "c_adamw", "c_lion", "adabelief",
     "scale", "swan", "sinkgd", "adafactor", "adagrad", "exadam", "signsgd",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table holds, where it is written, and what the folders of its pages are called after their target."""
+
+    title: str
+    rules: Sequence[str]
+    page: Path
+    ending: str = ""
+
+    def folder(self, target: str) -> Path:
+        """Of the page of a target."""
+        return RECORDS / f"{target}{self.ending}"
+
+
+PUBLISHED = Table("Published rules on targets", RULES, ROOT / "docs" / "targets.md")
+
+
+def found_here() -> Table:
+    """The table of all that the search found and someone kept."""
+    return Table("Finds on targets", finds(), ROOT / "docs" / "finds.md", "-finds")
 
 
 def measure(name: str, rules: Sequence[str], workers: int, console: Console) -> Validation:
@@ -43,14 +67,14 @@ def measure(name: str, rules: Sequence[str], workers: int, console: Console) -> 
         return validate(pool, {rule: load(rule) for rule in rules}, PRESET, "table", tell)
 
 
-def measured() -> dict[str, Validation]:
+def measured(table: Table = PUBLISHED) -> dict[str, Validation]:
     """The targets that are done, by name."""
-    found = {name: RECORDS / name / "validation.json" for name in TARGETS}
+    found = {name: table.folder(name) / "validation.json" for name in TARGETS}
     return {name: read_validation(path) for name, path in found.items() if path.exists()}
 
 
-def document(found: dict[str, Validation]) -> str:
-    """docs/targets.md: a row for each rule."""
+def document(found: dict[str, Validation], title: str) -> str:
+    """A row for each rule."""
     [ratio] = PRESET.compared
     about = (
         f"Speedup over tuned AdamW at data ratio {ratio:g} (95% interval) on {PRESET.seeds} paired seeds that chose "
@@ -63,7 +87,7 @@ def document(found: dict[str, Validation]) -> str:
     about = textwrap.fill(about, 120, break_on_hyphens=False)
     areas = {rule: profile.score() for rule, profile in target_profiles(found, ratio).items()}
     head = f"| rule | states | {' | '.join(f'{name} | step' for name in found)} | time to target |"
-    lines = ["# Published rules on targets", "", about, "", head, f"|---|---|{'---|---|' * len(found)}---|"]
+    lines = [f"# {title}", "", about, "", head, f"|---|---|{'---|---|' * len(found)}---|"]
     rules = dict.fromkeys(rule for v in found.values() for rule in v.contenders)
     first = next(iter(found.values()))
     for rule in sorted(rules, key=lambda r: -_mean(first.contenders.get(r), ratio)):
@@ -89,16 +113,17 @@ def _cells(found: Validation, rule: str, ratio: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=TARGETS)
-    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--finds", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     use_one_thread()
     console = Console()
+    table = found_here() if given.finds else PUBLISHED
     for name in given.targets:
-        found = measure(name, given.rules.split(","), given.workers, console)
+        found = measure(name, table.rules, given.workers, console)
         console.print(validation_table(found))
-        write_page(found, RECORDS / name)
-        PAGE.write_text(document(measured()), "utf-8")
+        write_page(found, table.folder(name))
+        table.page.write_text(document(measured(table), table.title), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """P programs over P weight sets in one call: which engine runs which program.
 
 The compiled engines interpret programs as rows of opcodes (`encode`): on CPUs `c_engine`, on GPUs `triton_engine`,
-both made from the op table. They know elementwise rows and reductions over tensors. Programs with a route, matrix
-rows, oracles or codecs, and all programs without a compiler, run one by one in their torch form (`torch_engine`),
-each on its own slice.
+both made from the op table. They know elementwise rows and reductions over tensors. Programs with matrix rows, oracles
+or codecs, and all programs without a compiler, run one by one in their torch form (`torch_engine`), each on its own
+slice. Of a program with a route each part runs where it can, on the parameters that it claims.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .compiled_engine import CompiledEngine
 from .encode import IDLE
 from .passes import fusable
 from .program import Program
+from .to_torch import claims
 from .torch_engine import TorchEngine
 
 if TYPE_CHECKING:
@@ -83,27 +84,32 @@ class PopulationStep:
             if p.shape[0] != len(programs) or not p.is_contiguous():
                 raise ValueError(f"a parameter of shape {tuple(p.shape)}: need contiguous ({len(programs)}, ...)")
         self.programs = list(programs)
-        compiled = self._compiled(params, engine or _OF_DEVICE.get(params[0].device.type, "torch"))
-        self.engines: list[CompiledEngine | TorchEngine] = [compiled] if compiled else []
-        rest = [i for i, p in enumerate(self.programs) if compiled is None or not fusable(p)]
+        name = engine or _OF_DEVICE.get(params[0].device.type, "torch")
+        known, rest = _divided(self.programs, [p[0] for p in params], roles)
+        compiled = {mine: self._compiled(parts, [params[i] for i in mine], name) for mine, parts in known.items()}
+        if None in compiled.values():  # no compiler, or another dtype
+            rest = {i: list(range(len(p.parts()))) for i, p in enumerate(self.programs)}
+            compiled = {}
+        self.engines: list[CompiledEngine | TorchEngine] = [one for one in compiled.values() if one is not None]
+        self.claims: list[Sequence[int]] = list(compiled)  # the parameters of each engine
         if rest:
             self.engines.append(TorchEngine(self.programs, params, rest, roles, seed))
+            self.claims.append(range(len(params)))
 
-    def _compiled(self, params: Sequence[Tensor], name: str) -> CompiledEngine | None:
-        """The compiled engine of that name, where it runs here and has anything to do."""
+    def _compiled(self, programs: Sequence[Program], params: Sequence[Tensor], name: str) -> CompiledEngine | None:
+        """The compiled engine of that name, where it runs here."""
         import torch
 
         real = {torch.float32: "float", torch.float64: "double"}.get(params[0].dtype)
-        here = [p if fusable(p) else IDLE for p in self.programs]
-        if name == "torch" or not real or all(p is IDLE for p in here):
+        if name == "torch" or not real:
             return None
         try:
             _check(name)
             if name == "c":
-                return CEngine(here, params, real)
+                return CEngine(programs, params, real)
             from .triton_engine import TritonEngine
 
-            return TritonEngine(here, params)
+            return TritonEngine(programs, params)
         except CompilerMissing as missing:
             _notice(str(missing))
             return None
@@ -120,8 +126,8 @@ class PopulationStep:
 
     def launch(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """A step with the numbers that were written last; on a GPU it can be captured once it has run."""
-        for engine in self._compiled_engines():
-            engine.launch(params, grads)
+        for engine, mine in zip(self._compiled_engines(), self.claims, strict=True):
+            engine.launch([params[i] for i in mine], [grads[i] for i in mine])
 
     def _compiled_engines(self) -> list[CompiledEngine]:
         assert self.replayable, "a program that runs through torch takes its numbers with the step"
@@ -142,5 +148,22 @@ class PopulationStep:
         by name, with a leading axis of programs.
         """
         each = np.broadcast_to(schedule, len(self.programs))
-        for engine in self.engines:
-            engine.step(params, grads, each, t, progress, oracles or {})
+        for engine, mine in zip(self.engines, self.claims, strict=True):
+            engine.step([params[i] for i in mine], [grads[i] for i in mine], each, t, progress, oracles or {})
+
+
+def _divided(
+    programs: Sequence[Program], params: Sequence[Tensor], roles: Sequence[str] | None
+) -> tuple[dict[tuple[int, ...], list[Program]], dict[int, list[int]]]:
+    """Parts for the compiled engines by the parameters that they claim, a place for each program; and for each other
+    program the numbers of the parts that run through torch.
+    """
+    known: dict[tuple[int, ...], list[Program]] = {}
+    rest: dict[int, list[int]] = {}
+    for index, program in enumerate(programs):
+        for number, (part, mine) in enumerate(zip(program.parts(), claims(program, params, roles), strict=True)):
+            if mine and fusable(part):
+                known.setdefault(tuple(mine), [IDLE] * len(programs))[index] = part
+            elif mine:
+                rest.setdefault(index, []).append(number)
+    return known, rest

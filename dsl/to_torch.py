@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,11 @@ from .torch_source import TorchSource
 
 
 def compile_step(
-    program: Program, roles: Sequence[str] | None = None, seed: int = 0, workers: int = 1
+    program: Program,
+    roles: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    only: Collection[int] | None = None,
 ) -> Callable[..., tuple[list[Tensor], list[Any]]]:
     """The program as a function of torch tensors.
 
@@ -29,7 +33,8 @@ def compile_step(
     memory with what was given but a state that did not change. Arithmetic is in float32 at least.
 
     `roles` are those of the parameters (default: by their axes); `seed` is that of random draws. With `workers`
-    simulated workers params, grads and states hold theirs one after another.
+    simulated workers params, grads and states hold theirs one after another. Of a program with a route `only` may name
+    the parts that step, by number; what the others claim has the update None.
     """
     parts = program.parts()
     steps = [_Step(part, seed, workers) for part in parts]
@@ -44,8 +49,11 @@ def compile_step(
         progress: float, oracles: Mapping[str, Any] | None = None,
     ) -> tuple[list[Tensor], list[Any]]:  # fmt: skip
         update: list[Any] = [None] * len(params)
-        new = []
-        for mine, one, state in zip(_claims(program, params, roles), steps, states, strict=True):
+        new: list[Any] = []
+        for number, (mine, one, state) in enumerate(zip(claims(program, params, roles), steps, states, strict=True)):
+            if only is not None and number not in only:
+                new.append(state)
+                continue
 
             def own(xs: Any, mine: Sequence[int] = mine) -> Any:
                 return [xs[i] for i in mine] if isinstance(xs, (list, tuple)) else xs
@@ -65,7 +73,7 @@ def _cast(tensors: str) -> str:
     return f"[x.to(dtype) for x in {tensors}]"
 
 
-def _claims(program: Program, params: Sequence[Tensor], roles: Sequence[str] | None) -> list[list[int]]:
+def claims(program: Program, params: Sequence[Tensor], roles: Sequence[str] | None) -> list[list[int]]:
     """The parameters of each part, by index."""
     claimed = program.assign(roles or [infer_role(p.shape) for p in params])
     return [[i for i, owner in enumerate(claimed) if owner == part] for part in range(len(program.parts()))]
@@ -207,8 +215,7 @@ def zero_states(program: Program, params: Sequence[Tensor], roles: Sequence[str]
 
     roles = list(roles) * (len(params) // len(roles)) if roles else None  # of simulated workers
     if program.fallback is not None:
-        claims = _claims(program, params, roles)
-        pairs = zip(program.parts(), claims, strict=True)
+        pairs = zip(program.parts(), claims(program, params, roles), strict=True)
         return [
             zero_states(part, [params[i] for i in mine], [roles[i] for i in mine] if roles else None)
             for part, mine in pairs

@@ -1,8 +1,8 @@
-"""The engine of populations for programs that the compiled engines do not know: their torch forms, one by one."""
+"""The engine of populations for what the compiled engines do not know: torch forms of programs, one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .program import Program
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """The torch forms of some of the programs, each on its own slice."""
+    """The torch forms of some of the programs, or of parts of them, each on its own slice.
+
+    `which` gives the parts that step of each such program, by number.
+    """
 
     def __init__(
-        self, programs: Sequence[Program], params: Sequence[Tensor], which: Sequence[int] | None = None,
+        self, programs: Sequence[Program], params: Sequence[Tensor], which: Mapping[int, Collection[int]],
         roles: Sequence[str] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
-        self.which = list(range(len(programs)) if which is None else which)
-        self.steps = [compile_step(programs[i], roles, seed) for i in self.which]
+        self.which = list(which)
+        self.steps = [compile_step(programs[i], roles, seed, only=parts) for i, parts in which.items()]
         self.states = [zero_states(programs[i], [w[i] for w in params], roles) for i in self.which]
 
     def step(
@@ -33,7 +36,8 @@ class TorchEngine:
             given = {name: _slice(value, index) for name, value in (oracles or {}).items()}
             update, self.states[number] = step(w, g, self.states[number], float(schedule[index]), t, progress, given)
             for p, u in zip(w, update, strict=True):
-                p.sub_(u)
+                if u is not None:  # else a compiled engine steps it
+                    p.sub_(u)
 
 
 def _slice(value: Any, index: int) -> Any:

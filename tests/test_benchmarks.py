@@ -201,9 +201,10 @@ def test_families_are_found_in_what_the_machine_simplifies(bench):
     assert (first["lion"].child, first["lion"].steps, first["lion"].seconds) == (2, 30, 9.0)
 
 
-def test_the_page_of_targets_is_what_its_command_writes(bench):
+def test_the_pages_of_targets_are_what_their_command_writes(bench):
     targets = bench("targets")
-    assert targets.PAGE.read_text("utf-8") == targets.document(targets.measured())
+    for table in (targets.PUBLISHED, targets.found_here()):
+        assert table.page.read_text("utf-8") == targets.document(targets.measured(table), table.title)
 
 
 def test_controls_change_what_they_say(bench):

@@ -517,3 +517,24 @@ def test_periods_and_the_states_of_codecs_count_in_keys():
     ):
         programs = [Program.parse(text) for text in texts]
         assert len({key(p) for p in programs}) == len({structural_key(p) for p in programs}) == 2
+
+
+def test_each_part_of_a_route_runs_where_it_can():
+    """Of a population the tuned rule of all else is compiled, and matrices alone go through torch: to the same numbers."""
+    text = "def f(w, g, m, lr=0.1) for matrix else h:\n m = 0.9 * m + g\n return lr * {}, m\n" + (
+        "def h(w, g, m, v, lr=0.3, t):\n g = clip(g, 0.5)\n m = interp(g, m, 0.9)\n v = interp(g * g, v, 0.99)\n"
+        " return lr * m / (sqrt(v) + 1e-3 + power(0.9, t)), m, v"
+    )
+    programs = [Program.parse(text.format(update)) for update in ("orthogonalize(m)", "sign(m)")]
+    start = [torch.as_tensor(x, dtype=torch.float64) for x in gradients(1)[0]]
+    ends = {}
+    for engine in ("c", "torch"):
+        params = [torch.stack([x] * len(programs)) for x in start]
+        runner = PopulationStep(programs, params, ROLES, engine=engine)
+        for t, g in enumerate(gradients(4), 1):
+            runner.step(params, [torch.stack([torch.as_tensor(x, dtype=torch.float64)] * 2) for x in g], 0.5, t)
+        ends[engine] = params
+        kinds = [type(one).__name__ for one in runner.engines]
+        assert kinds == (["CEngine", "CEngine", "TorchEngine"] if engine == "c" else ["TorchEngine"])
+    for c, torchs in zip(ends["c"], ends["torch"], strict=True):
+        torch.testing.assert_close(c, torchs, rtol=1e-12, atol=1e-13)
