@@ -520,7 +520,7 @@ def test_periods_and_the_states_of_codecs_count_in_keys():
 
 
 def test_each_part_of_a_route_runs_where_it_can():
-    """Of a population the tuned rule of all else is compiled, and matrices alone go through torch: to the same numbers."""
+    """The tuned rule of all else is compiled, and what matrices get goes through torch: to the same numbers."""
     text = "def f(w, g, m, lr=0.1) for matrix else h:\n m = 0.9 * m + g\n return lr * {}, m\n" + (
         "def h(w, g, m, v, lr=0.3, t):\n g = clip(g, 0.5)\n m = interp(g, m, 0.9)\n v = interp(g * g, v, 0.99)\n"
         " return lr * m / (sqrt(v) + 1e-3 + power(0.9, t)), m, v"
