@@ -96,7 +96,10 @@ def _expected(error: Exception) -> str | None:
 def search(
     start: Annotated[
         list[str] | None,
-        typer.Option("--from", help="Program to evolve from: a name or an .opt file; repeatable."),
+        typer.Option(
+            "--from",
+            help="Program to evolve from: a name, an .opt file, or two, 'momentum for matrix else adamw'; repeatable.",
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file with all that children depend on; the README shows its keys.")

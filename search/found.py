@@ -1,11 +1,12 @@
-"""Programs by name: the catalogue's, a file's, tuned AdamW (`adamw@TASK`), a run's (`RUN:best`, `RUN:123`), or a
-transform of one: `cautious(lion)`, `clip(runs/1:best, max_norm=0.5)`.
+"""Programs by name: the catalogue's, a file's, tuned AdamW (`adamw@TASK`), a run's (`RUN:best`, `RUN:123`), a transform
+of one, `cautious(lion)`, `clip(runs/1:best, max_norm=0.5)`, or two of them by role, `momentum for matrix else adamw`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ..discovered.catalogue import SUFFIX
 from ..dsl import Program, ProgramError, did_you_mean
 from ..dsl.errors import quoted
 from ..dsl.layout import comma_parts
+from ..dsl.parameter import ROLES
+from ..dsl.program import routed
 from ..dsl.transforms import TRANSFORMS
 from .ledger import Child, Ledger, LedgerError
 
@@ -26,21 +29,51 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
     `lion` is a catalogued program; what ends in `.opt` or holds a `/` is a file, as every `os.PathLike` is.
     `adamw@bytes` is AdamW as tuned on that task for its AdamW curve, at the task's budget. `RUN:best` is the
     first of the run's hall of fame (before re-scoring: the fittest row), `RUN:3` row 3 at its best learning
-    rate. `cautious(NAME)` is a transform of a program, with options as in Python. Raises ValueError, LookupError or
-    LedgerError with one line.
+    rate. `cautious(NAME)` is a transform of a program, with options as in Python. `NAME for ROLES else NAME` gives
+    parameters of some roles the first program and all others the second, as headers have it. Raises ValueError,
+    LookupError or LedgerError with one line.
 
     >>> load_any("cautious(lion, scale=mean_eps)").name
     'cautious_lion'
+    >>> [(part.name, part.roles) for part in load_any("momentum for matrix else adamw").parts()]
+    [('momentum', ('matrix',)), ('adamw', ())]
     """
     if not isinstance(name_or_path, str):
         return load(name_or_path)
     name = name_or_path
+    if route := _route(name):
+        return _routed(*route)
     if called := _CALL.fullmatch(name.strip()):
         return _transformed(*called.groups())
     if re.match(r"\s*\w+\(", name) and not Path(name).exists():
         raise ProgramError(f"{quoted(name)}: a ) is missing at the end")
     rule, at, where = name.partition("@")
     return _tuned(where) if at and rule == "adamw" else _of_run(name)
+
+
+def _route(name: str) -> tuple[str, str, str] | None:
+    """Of `A for ROLES else B` the three, unless that stands inside the brackets of a transform."""
+    ends = [i for i, letter in enumerate(name) if letter == " " and name.count("(", 0, i) == name.count(")", 0, i)]
+    begin = next((i for i in ends if name.startswith(" for ", i)), None)
+    end = next((i for i in ends if name.startswith(" else ", i)), None)
+    if begin is None or end is None or end < begin or Path(name).exists():
+        return None
+    return name[:begin].strip(), name[begin + 5 : end], name[end + 6 :].strip()
+
+
+def _routed(rule: str, roles: str, other: str) -> Program:
+    """The first program for parameters of these roles, the second for all others."""
+    wanted = [role.strip() for role in roles.split(",")]
+    for role in wanted:
+        if role not in ROLES:
+            raise ProgramError(f"unknown role {quoted(role)}; {did_you_mean(role, ROLES)}")
+    program, fallback = load_any(rule), load_any(other)
+    if program.fallback is not None:
+        raise ProgramError(f"{rule} has a route already: else {program.fallback.name}")
+    if program.name in {part.name for part in fallback.parts()}:
+        program = replace(program, name=f"{program.name}_for_{wanted[0]}")
+    # Read once more from its text, so that what no header may say is refused as there.
+    return Program.parse(str(routed([replace(program, roles=tuple(r for r in ROLES if r in wanted)), fallback])))
 
 
 def _tuned(where: str) -> Program:

@@ -273,6 +273,10 @@ def test_inspect_and_export_take_rows_of_a_run(home, monkeypatch):
 def test_python_loads_whatever_the_command_line_takes(home, monkeypatch):
     monkeypatch.chdir(home[0])
     assert stepsmith_package.load("cautious(lion)").name == "cautious_lion"
+    by_role = stepsmith_package.load("cautious(lion) for matrix, head else adamw@bytes_b64")
+    assert [(p.name, p.roles) for p in by_role.parts()] == [("cautious_lion", ("matrix", "head")), ("adamw_clip", ())]
+    twice = stepsmith_package.load("cautious(lion for matrix else lion)")
+    assert [p.name for p in twice.parts()] == ["cautious_lion_for_matrix", "cautious_lion"]
     assert stepsmith_package.load("runs/1:best") == load("runs/1/best/1.opt")
     assert stepsmith_package.load(Path("momentum.opt")) == stepsmith_package.load("./momentum.opt")
     assert stepsmith_package.load("adamw@bytes_b64").name.startswith("adamw")
@@ -317,6 +321,9 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("export", "lion", "-o", "mine.py") == "mine.py is there already; --force writes over it"
     assert Path("mine.py").read_text() == "precious"
     assert fails("inspect", "cautius(lion)") == "unknown transform 'cautius'; did you mean 'cautious'?"
+    assert fails("inspect", "lion for matrx else adamw") == "unknown role 'matrx'; did you mean 'matrix'?"
+    assert fails("inspect", "lion for matrix else adamv") == "unknown program 'adamv'; did you mean 'nadam'?"
+    assert fails("inspect", "muon for matrix else adamw") == "muon has a route already: else adamw"
     assert fails("inspect", "cautious(loin)") == "unknown program 'loin'; did you mean 'lion'?"
     assert fails("inspect", "cautious(lion, scal=1)") == "cautious takes no 'scal=1'; options: scale"
     assert fails("inspect", "cautious(lion, scale=clamped)") == "unknown scale 'clamped'; did you mean 'clamped_mean'?"
