@@ -48,11 +48,12 @@ def differences(find: Find) -> dict[str, tuple[str, str]]:
 
 
 def where(find: Find) -> str:
-    """Which version to replay a find on."""
+    """How to have the version that a find was made by, which knew nothing of it yet."""
     if not find.commit:
         return "the version that found it is not recorded"
-    changed = ", which had changes that were not committed" if find.commit.endswith("+") else ""
-    return f"git checkout {find.commit.rstrip('+')[:12]}{changed}"
+    changed = " (which had changes that were not committed)" if find.commit.endswith("+") else ""
+    commit = find.commit.rstrip("+")[:12]
+    return f"git worktree add ../{commit} {commit}{changed} && cp -r discovered/found ../{commit}/discovered/"
 
 
 def replay(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +177,7 @@ def test_on_another_version_it_names_the_commit_and_scores_again(shelf, tmp_path
     monkeypatch.setattr("stepsmith.search.run.SEARCH_VERSION", 99)
     found = read_find("swift", shelf)
     assert list(differences(found)) == ["search_version"]
-    with pytest.raises(FindError, match=f"not as it was recorded: search_version; {replays.where(found)}"):
+    with pytest.raises(FindError, match=re.escape(f"not as it was recorded: search_version; {replays.where(found)}")):
         replay(found, tmp_path / "run", dispatcher())
     console = Console(record=True, width=200)
     assert find_session.run_replay("swift", tmp_path / "run", dispatcher(), console)
