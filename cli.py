@@ -206,7 +206,7 @@ def tune(
     ] = None,
     first: Annotated[int | None, typer.Option(min=1, help="Random draws at each horizon [default: 48].")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A first try, a tenth of the work.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A first try, a fifteenth of the work.")] = False,
 ) -> None:
     """Tune AdamW on a task at several horizons: the curve that a search on it measures programs by."""
     from .evaluator.curve import HORIZONS
@@ -278,11 +278,11 @@ def validate_(
     """Compare a program with a tuned AdamW on a target: speedup with an interval, cost, sensitivity, and a report."""
     from rich.console import Console
 
-    from .dsl.layout import comma_parts
     from .report.validation_session import Wanted, run_validations
     from .search.config import ConfigError
+    from .search.found import program_names
 
-    rivals = tuple(name for part in comma_parts(against) if (name := part.strip()) and name.lower() != "adamw")
+    rivals = tuple(name for part in program_names(against) if (name := part.strip()) and name.lower() != "adamw")
     goals = [part.strip() for part in target.split(",") if part.strip()]
     if folder is not None and len(goals) > 1:
         raise ConfigError("--out is the folder of one target; leave it out, and each has its own")

@@ -46,6 +46,7 @@ class Table:
     rules: Sequence[str]
     page: Path
     ending: str = ""
+    command: str = "python benchmarks/targets.py"
 
     def folder(self, target: str) -> Path:
         """Of the page of a target."""
@@ -57,7 +58,7 @@ PUBLISHED = Table("Published rules on targets", RULES, ROOT / "docs" / "targets.
 
 def found_here() -> Table:
     """The table of all that the search found and someone kept."""
-    return Table("Finds on targets", finds(), ROOT / "docs" / "finds.md", "-finds")
+    return Table("Finds on targets", finds(), ROOT / "docs" / "finds.md", "-finds", f"{PUBLISHED.command} --finds")
 
 
 def measure(name: str, rules: Sequence[str], workers: int, console: Console) -> Validation:
@@ -73,7 +74,7 @@ def measured(table: Table = PUBLISHED) -> dict[str, Validation]:
     return {name: read_validation(path) for name, path in found.items() if path.exists()}
 
 
-def document(found: dict[str, Validation], title: str) -> str:
+def document(found: dict[str, Validation], table: Table) -> str:
     """A row for each rule."""
     [ratio] = PRESET.compared
     about = (
@@ -81,13 +82,13 @@ def document(found: dict[str, Validation], title: str) -> str:
         f"nothing; every rule tuned alike, by a sweep of the learning rate and {PRESET.budget} (joint "
         "random search, coordinate descent, finalists on two seeds). `*`: differs from AdamW at 5%, paired test, Holm "
         "over all rules. Step: time of a whole step over AdamW's. Time to target: area under the performance "
-        "profile over the targets, to 4, of steps to AdamW's final loss. Made by `python benchmarks/targets.py`, from "
-        "the runs in `benchmarks/results/targets`."
+        "profile over the targets, to 4, of steps to AdamW's final loss. Made by "
+        f"`{table.command}`, from the runs in `benchmarks/results/targets`."
     )
     about = textwrap.fill(about, 120, break_on_hyphens=False)
     areas = {rule: profile.score() for rule, profile in target_profiles(found, ratio).items()}
     head = f"| rule | states | {' | '.join(f'{name} | step' for name in found)} | time to target |"
-    lines = [f"# {title}", "", about, "", head, f"|---|---|{'---|---|' * len(found)}---|"]
+    lines = [f"# {table.title}", "", about, "", head, f"|---|---|{'---|---|' * len(found)}---|"]
     rules = dict.fromkeys(rule for v in found.values() for rule in v.contenders)
     first = next(iter(found.values()))
     for rule in sorted(rules, key=lambda r: -_mean(first.contenders.get(r), ratio)):
@@ -123,7 +124,7 @@ def main() -> None:
         found = measure(name, table.rules, given.workers, console)
         console.print(validation_table(found))
         write_page(found, table.folder(name))
-        table.page.write_text(document(measured(table), table.title), "utf-8")
+        table.page.write_text(document(measured(table), table), "utf-8")
 
 
 if __name__ == "__main__":

@@ -274,7 +274,8 @@ _FLAG_DOCS = """\
     capturable: Counts of steps live on the device, so that a CUDA graph can hold a step. Parameters that step
         together are then taken to have been stepped equally often.
     differentiable: Steps are part of the graph of gradients; then they are not fused.
-    fused: One compiled kernel over all tensors. None: on CPUs, where there is one and nothing else is asked for.
+    fused: One compiled kernel over all tensors. None: on CPUs and GPUs, where there is one and nothing else is
+        asked for.
     state_dtype: Of states that hold a tensor per parameter; None: that of the parameter.
     rounding: Of bfloat16 and float16 weights: "nearest", "stochastic" (bfloat16), or "kahan", which keeps what
         rounding lost in one more state.""".splitlines()

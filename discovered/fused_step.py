@@ -8,6 +8,8 @@ import hashlib
 import importlib.util
 import linecache
 import math
+import os
+import shutil
 import warnings
 
 import torch
@@ -92,6 +94,9 @@ class Fused:
         step = _gpu_step(rule.kernel_triton, type(self).__name__)
         if step is None or (group["rounding"] != "nearest" and rows[0][0].dtype in _SHORT):
             return False
+        alike = [{(x.dtype, x.device) for x in row} for row in rows[: len(rows) - rule.counts]]
+        if any(len(kinds) > 1 for kinds in alike) or any(device != rows[0][0].device for [(_, device)] in alike):
+            return False  # a kernel takes addresses, and one dtype for each row
         device, count = rows[0][0].device, None
         scale, found_inf = (self._on(device, name) for name in ("grad_scale", "found_inf"))
         steps = rows.pop() if rule.counts else []
@@ -164,9 +169,12 @@ def _library(source, name, weight, grad, state, rounding, scaled):
 
 @functools.cache
 def _gpu_step(source, name):
-    """The step that a text of Triton kernels defines; None, with one notice, where Triton is not installed."""
+    """The step that a text of Triton kernels defines; None, with one notice, where Triton cannot build it."""
     if importlib.util.find_spec("triton") is None:
         _notice("Triton is not installed")
+        return None
+    if not (os.environ.get("CC") or any(map(shutil.which, ("clang", "gcc", "cl")))):
+        _notice("Triton needs a C compiler, and there is neither gcc nor clang; name another in CC")
         return None
     file = f"<{name} on GPUs {hashlib.blake2b(source.encode(), digest_size=6).hexdigest()}>"
     linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file  # Triton reads functions there

@@ -252,10 +252,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return xs
 
     def _step_together(self, group, params):
-        fused = group["fused"]
-        if fused is None:
-            asked = group["foreach"] is not None or group["differentiable"] or torch.compiler.is_compiling()
-            fused = not asked and params[0].device.type in ("cpu", "cuda")
+        fused = _wants_fused(group, params[0].device) and (group["fused"] or not torch.compiler.is_compiling())
         if not (fused and self._step_fused(group, params)):
             if not self._unscaled(self._rule(group)):
                 return
@@ -398,9 +395,16 @@ _SPARSE = (
 )
 
 
+def _wants_fused(group, device):
+    """Whether steps are to be taken by a kernel: asked for, or nothing else is on a device that has kernels."""
+    if group["fused"] is not None:
+        return group["fused"]
+    return group["foreach"] is None and not group["differentiable"] and device.type in ("cpu", "cuda")
+
+
 def _place_of_count(group, p):
     """The device on which a parameter's steps are counted."""
-    on_device = group["capturable"] or (group["fused"] and p.device.type != "cpu")
+    on_device = group["capturable"] or (p.device.type != "cpu" and _wants_fused(group, p.device))
     return p.device if on_device else torch.device("cpu")
 
 

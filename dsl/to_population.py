@@ -85,14 +85,14 @@ class PopulationStep:
                 raise ValueError(f"a parameter of shape {tuple(p.shape)}: need contiguous ({len(programs)}, ...)")
         self.programs = list(programs)
         name = engine or _OF_DEVICE.get(params[0].device.type, "torch")
+        rest: dict[int, list[int]] | None  # None: all parts of all programs
         known, rest = _divided(self.programs, [p[0] for p in params], roles)
         compiled = {mine: self._compiled(parts, [params[i] for i in mine], name) for mine, parts in known.items()}
         if None in compiled.values():  # no compiler, or another dtype
-            rest = {i: list(range(len(p.parts()))) for i, p in enumerate(self.programs)}
-            compiled = {}
+            compiled, rest = {}, None
         self.engines: list[CompiledEngine | TorchEngine] = [one for one in compiled.values() if one is not None]
         self.claims: list[Sequence[int]] = list(compiled)  # the parameters of each engine
-        if rest:
+        if rest is None or rest:
             self.engines.append(TorchEngine(self.programs, params, rest, roles, seed))
             self.claims.append(range(len(params)))
 

@@ -205,11 +205,13 @@ def _viewed(tensors: Sequence[ParameterView], xs: Sequence[Any]) -> list[Any]:
     return [tensor.view(x) for tensor, x in zip(tensors, xs, strict=True)]
 
 
-def zero_states(program: Program, params: Sequence[Tensor], roles: Sequence[str] | None = None) -> list[Any]:
+def zero_states(
+    program: Program, params: Sequence[Tensor], roles: Sequence[str] | None = None, only: Collection[int] | None = None
+) -> list[Any]:
     """The states before the first step, in the form that `compile_step` takes.
 
     One entry per state in header order: a list with a tensor per parameter, a list of 0-d tensors, or a 0-d
-    tensor, by kind. Of a program with a route such a list per part.
+    tensor, by kind. Of a program with a route such a list per part; of parts that `only` does not name an empty one.
     """
     import torch
 
@@ -218,7 +220,9 @@ def zero_states(program: Program, params: Sequence[Tensor], roles: Sequence[str]
         pairs = zip(program.parts(), claims(program, params, roles), strict=True)
         return [
             zero_states(part, [params[i] for i in mine], [roles[i] for i in mine] if roles else None)
-            for part, mine in pairs
+            if only is None or number in only
+            else []
+            for number, (part, mine) in enumerate(pairs)
         ]
     matrices = needs_matrices(program, flow(program))
     tensors = _tensors(range(len(params)), params, roles, 1)

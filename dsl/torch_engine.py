@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 class TorchEngine:
     """The torch forms of some of the programs, or of parts of them, each on its own slice.
 
-    `which` gives the parts that step of each such program, by number.
+    `which` gives the parts that step of each such program, by number (default: all of all).
     """
 
     def __init__(
-        self, programs: Sequence[Program], params: Sequence[Tensor], which: Mapping[int, Collection[int]],
+        self, programs: Sequence[Program], params: Sequence[Tensor], which: Mapping[int, Collection[int]] | None = None,
         roles: Sequence[str] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
+        which = {i: range(len(p.parts())) for i, p in enumerate(programs)} if which is None else which
         self.which = list(which)
         self.steps = [compile_step(programs[i], roles, seed, only=parts) for i, parts in which.items()]
-        self.states = [zero_states(programs[i], [w[i] for w in params], roles) for i in self.which]
+        self.states = [zero_states(programs[i], [w[i] for w in params], roles, parts) for i, parts in which.items()]
 
     def step(
         self, params: Sequence[Tensor], grads: Sequence[Tensor], schedule: Any, t: int, progress: float,

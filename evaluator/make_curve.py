@@ -20,7 +20,7 @@ from .tune import SHOWN_SEEDS, Budget, tune
 #: More than rules get, since all are measured by it: short runs, descent, and many finalists on eight seeds, because
 #: what is best on one seed is so by luck (of three tunings two were behind the third by a sixth of the steps).
 WHOLE = Budget(first=48, each=24, descent=40, finalists=24, seeds=tuple(range(9_000, 9_008)), short=128)
-#: A first try: a tenth of the work of a whole curve, enough for the stages of a search.
+#: A first try: a fifteenth of the work of a whole curve, enough for the stages of a search.
 QUICK = Budget(first=16, rounds=1, each=16, finalists=4)
 _STARTING = 10.0  # seconds of processes that load, and of drawing data
 _FINALISTS = 4  # that the next horizon starts from
@@ -59,7 +59,8 @@ def make_curve(
     if len(points.keys() | set(wanted)) < 2:
         raise TaskError(f"{task.name}: a curve has two horizons or more, and this would be one, {wanted[0]} steps")
     due = [steps for steps in wanted if steps not in points or points[steps].runs < budget.runs()]
-    _tell_of_time(task, due, budget, workers, lambda text: tell(f"{note}{text}"))
+    renewed = len(points.keys() & set(due))
+    _tell_of_time(task, due, renewed, budget, workers, lambda text: tell(f"{note}{text}"))
     with RunPool(task, workers) as pool:
         for steps in due:
             random = np.random.Generator(np.random.Philox(key=[7, steps]))
@@ -86,10 +87,15 @@ def _stored(task: Task) -> tuple[tuple[Point, ...], str]:
     return stored.points, ""
 
 
-def _tell_of_time(task: Task, due: Sequence[int], budget: Budget, workers: int, tell: Callable[[str], None]) -> None:
+def _tell_of_time(
+    task: Task, due: Sequence[int], renewed: int, budget: Budget, workers: int, tell: Callable[[str], None]
+) -> None:
     if not due:
         tell(f"{task.name}: the curve has these horizons already")
         return
+    if renewed:
+        fewer = f"{task.name}: {renewed} of them are stored with fewer runs and are tuned anew"
+        tell(f"{fewer}, one after another; until all are, the curve is of two kinds")
     runs = budget.runs() + len(SHOWN_SEEDS)
     steps = round((budget.cost() + len(SHOWN_SEEDS)) * sum(due))
     seconds = steps * step_seconds(task) + runs * len(due) * validation_seconds(task) + _STARTING

@@ -59,7 +59,9 @@ def footprint(task: Task, programs: Sequence[Program], device: torch.device, dty
     """What copies of a task's model take that these programs train, with the pass in `dtype`."""
     weights = sum(map(prod, task.model.shapes.values()))
     parts = [part for program in programs for part in program.parts()]
-    slots = max((len(part.states) for part in parts), default=0)
+    # Of each way in which programs divide the weights, a compiled engine keeps states for all copies.
+    divisions = len({tuple(part.roles for part in program.parts()) for program in programs})
+    slots = divisions * max((len(part.states) for part in parts), default=0)
     estimates = 4 if any(part.periods for part in parts) else 0  # two sides of a difference and their gradients
     pass_dtype = dtype_of(dtype)
     low = 0 if pass_dtype is torch.float32 else 2 * pass_dtype.itemsize

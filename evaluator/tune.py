@@ -47,12 +47,12 @@ class Budget:
         return f"{self._whole()} runs{short}"
 
     def with_first(self, draws: int) -> Budget:
-        """The same but for so many joint random draws in whole runs, and twice as many in short ones, if any.
+        """The same but for so many joint random draws in whole runs, and in short ones in proportion.
 
-        >>> Budget(first=48, short=128).with_first(100).short
-        200
+        >>> Budget(first=48, short=120).with_first(100).short
+        250
         """
-        return replace(self, first=draws, short=2 * draws if self.short else 0)
+        return replace(self, first=draws, short=round(self.short * draws / self.first))
 
     def runs(self) -> int:
         """Runs in all, the short ones too."""

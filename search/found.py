@@ -36,7 +36,7 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
     >>> load_any("cautious(lion, scale=mean_eps)").name
     'cautious_lion'
     >>> [(part.name, part.roles) for part in load_any("momentum for matrix else adamw").parts()]
-    [('momentum', ('matrix',)), ('adamw', ())]
+    [('momentum_for_matrix', ('matrix',)), ('adamw', ())]
     """
     if not isinstance(name_or_path, str):
         return load(name_or_path)
@@ -53,12 +53,16 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
 
 def _route(name: str) -> tuple[str, str, str] | None:
     """Of `A for ROLES else B` the three, unless that stands inside the brackets of a transform."""
-    ends = [i for i, letter in enumerate(name) if letter == " " and name.count("(", 0, i) == name.count(")", 0, i)]
-    begin = next((i for i in ends if name.startswith(" for ", i)), None)
-    end = next((i for i in ends if name.startswith(" else ", i)), None)
+    begin, end = _outermost(name, " for "), _outermost(name, " else ")
     if begin is None or end is None or end < begin or Path(name).exists():
         return None
     return name[:begin].strip(), name[begin + 5 : end], name[end + 6 :].strip()
+
+
+def _outermost(text: str, word: str) -> int | None:
+    """Where a word stands first outside of brackets; None where it does not."""
+    places = (m.start() for m in re.finditer(re.escape(word), text))
+    return next((i for i in places if text.count("(", 0, i) == text.count(")", 0, i)), None)
 
 
 def _routed(rule: str, roles: str, other: str) -> Program:
@@ -70,10 +74,25 @@ def _routed(rule: str, roles: str, other: str) -> Program:
     program, fallback = load_any(rule), load_any(other)
     if program.fallback is not None:
         raise ProgramError(f"{rule} has a route already: else {program.fallback.name}")
-    if program.name in {part.name for part in fallback.parts()}:
-        program = replace(program, name=f"{program.name}_for_{wanted[0]}")
+    ordered = tuple(role for role in ROLES if role in wanted)
+    program = replace(program, name=f"{program.name}_for_{'_'.join(ordered)}", roles=ordered, doc="")
     # Read once more from its text, so that what no header may say is refused as there.
-    return Program.parse(str(routed([replace(program, roles=tuple(r for r in ROLES if r in wanted)), fallback])))
+    return Program.parse(str(routed([program, fallback])))
+
+
+def program_names(text: str) -> list[str]:
+    """The names of programs between commas; those between roles, and inside brackets, are part of a name.
+
+    >>> program_names("muon, lion for matrix, head else adamw, cautious(lion, scale=mean_eps)")
+    ['muon', 'lion for matrix, head else adamw', 'cautious(lion, scale=mean_eps)']
+    """
+    found: list[str] = []
+    for part in comma_parts(text):
+        if found and _outermost(found[-1], " for ") is not None and _outermost(found[-1], " else ") is None:
+            found[-1] += f", {part}"
+        else:
+            found.append(part)
+    return found
 
 
 def _tuned(where: str) -> Program:
@@ -136,7 +155,7 @@ def _transformed(transform: str, inside: str) -> Program:
     """A transform of the program that the first argument names."""
     if transform not in TRANSFORMS:
         raise ProgramError(f"unknown transform {quoted(transform)}; {did_you_mean(transform, TRANSFORMS)}")
-    inner, *options = comma_parts(inside)
+    inner, *options = program_names(inside)
     known = list(signature(TRANSFORMS[transform]).parameters)[1:]
     chosen: dict[str, str | int | float] = {}
     for option in options:

@@ -234,7 +234,9 @@ class Mutator:
         return edited(program, changed)
 
     def _constant(self, program: Program, random: Generator) -> Program | None:
-        """One number is multiplied by 2^N(0, 1), or (one time in four) drawn anew from N(0, 1)."""
+        """One number, or the distance to 1 of one above a half, is multiplied by 2^N(0, 1), or (one time in four) the
+        number is drawn anew from N(0, 1).
+        """
         places = _constant_places(program)
         where, index, position = places[int(random.integers(len(places)))]
         if where == "lr":
@@ -262,9 +264,9 @@ def _constant_places(program: Program) -> list[tuple[str, int, int]]:
 def _moved(value: float, random: Generator) -> float:
     if random.random() >= 0.25:
         factor = 2.0 ** random.standard_normal()
-        # What lies between 0 and 1 is a rate as often as not, and then it is its distance to 1 that counts.
-        rate = 0 < value < 1 and random.random() < 0.5
-        moved = float(1 - (1 - value) * factor if rate else value * factor)
+        # What lies between a half and 1 is a rate as often as not, and then it is its distance to 1 that counts.
+        longer = 1 - (1 - value) * factor
+        moved = float(longer if 0.5 < value < 1 and longer > 0 and random.random() < 0.5 else value * factor)
         if moved != 0 and math.isfinite(moved):
             return moved
     return float(random.standard_normal())

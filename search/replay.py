@@ -51,9 +51,10 @@ def where(find: Find) -> str:
     """How to have the version that a find was made by, which knew nothing of it yet."""
     if not find.commit:
         return "the version that found it is not recorded"
-    changed = " (which had changes that were not committed)" if find.commit.endswith("+") else ""
     commit = find.commit.rstrip("+")[:12]
-    return f"git worktree add ../{commit} {commit}{changed} && cp -r discovered/found ../{commit}/discovered/"
+    changed = ", which had changes that were not committed" if find.commit.endswith("+") else ""
+    made = f"git worktree add ../{commit} {commit} && cp -r discovered/found ../{commit}/discovered/"
+    return f"{made} && cd ../{commit} && make venv && .venv/bin/stepsmith replay NAME{changed}"
 
 
 def replay(

@@ -204,7 +204,7 @@ def test_families_are_found_in_what_the_machine_simplifies(bench):
 def test_the_pages_of_targets_are_what_their_command_writes(bench):
     targets = bench("targets")
     for table in (targets.PUBLISHED, targets.found_here()):
-        assert table.page.read_text("utf-8") == targets.document(targets.measured(table), table.title)
+        assert table.page.read_text("utf-8") == targets.document(targets.measured(table), table)
 
 
 def test_controls_change_what_they_say(bench):

@@ -274,9 +274,12 @@ def test_python_loads_whatever_the_command_line_takes(home, monkeypatch):
     monkeypatch.chdir(home[0])
     assert stepsmith_package.load("cautious(lion)").name == "cautious_lion"
     by_role = stepsmith_package.load("cautious(lion) for matrix, head else adamw@bytes_b64")
-    assert [(p.name, p.roles) for p in by_role.parts()] == [("cautious_lion", ("matrix", "head")), ("adamw_clip", ())]
-    twice = stepsmith_package.load("cautious(lion for matrix else lion)")
-    assert [p.name for p in twice.parts()] == ["cautious_lion_for_matrix", "cautious_lion"]
+    assert [(p.name, p.roles) for p in by_role.parts()] == [
+        ("cautious_lion_for_matrix_head", ("matrix", "head")),
+        ("adamw_clip", ()),
+    ]
+    twice = stepsmith_package.load("cautious(lion for matrix, head else lion)")
+    assert [p.name for p in twice.parts()] == ["cautious_lion_for_matrix_head", "cautious_lion"]
     assert stepsmith_package.load("runs/1:best") == load("runs/1/best/1.opt")
     assert stepsmith_package.load(Path("momentum.opt")) == stepsmith_package.load("./momentum.opt")
     assert stepsmith_package.load("adamw@bytes_b64").name.startswith("adamw")

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from torch.testing._internal.common_optimizers import (
 )
 
 from stepsmith.discovered import export_torch, load, torch_class
+from stepsmith.discovered.optimizer import _place_of_count, _wants_fused
 from stepsmith.dsl import Program
 from stepsmith.dsl.flow import flow
 
@@ -1362,3 +1364,16 @@ def test_a_cuda_graph_holds_a_step(name):
     expected = run(new(name, parameters(), lr=3e-3, **LOOP), gradients(1) * 4)
     for x, y in zip(there, expected, strict=True):
         torch.testing.assert_close(x.detach().cpu(), y)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_kernels_are_the_default_where_there_are_any_and_nothing_else_is_asked_for(device):
+    """Without a GPU: what a step would take there, and where it would count."""
+    usual = {"fused": None, "foreach": None, "differentiable": False, "capturable": False}
+    place, p = torch.device(device), SimpleNamespace(device=torch.device(device))
+    assert _wants_fused(usual, place) == (device != "mps")
+    assert _place_of_count(usual, p).type == ("cuda" if device == "cuda" else "cpu")
+    for asked in ({"foreach": True}, {"foreach": False}, {"differentiable": True}, {"fused": False}):
+        assert not _wants_fused(usual | asked, place)
+        assert _place_of_count(usual | asked, p).type == "cpu"
+    assert _wants_fused(usual | {"fused": True}, place)

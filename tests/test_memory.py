@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.dsl.to_population import PopulationStep
+from stepsmith.dsl.torch_engine import TorchEngine
 from stepsmith.evaluator import available as files
 from stepsmith.evaluator import memory
 from stepsmith.evaluator.available import available
@@ -103,3 +106,28 @@ def test_a_cgroup_bounds_what_is_available(text, folder, limit, used, cached, tm
     assert available(CPU) == 2500
     (where / limit).write_text("max")
     assert available(CPU) > 1 << 20
+
+
+def test_routed_programs_keep_no_more_than_is_counted_on():
+    """States of every engine and division of the weights, against what the footprint of a copy says."""
+    proxy = task("bytes_tied")
+    matrices = "def f(w, g, m, lr=0.1) for matrix else h:\n m = 0.9 * m + g\n return lr * orthogonalize(m), m\n"
+    heads = "def f(w, g, m, lr=0.1) for head, embedding else h:\n m = 0.9 * m + g\n return lr * m, m\n"
+    rest = (
+        "def h(w, g, m, v, lr=0.1):\n m = interp(g, m, 0.9)\n v = interp(g * g, v, 0.9)\n return lr * m / sqrt(v), m, v"
+    )
+    for texts in ([matrices], [matrices, heads], [matrices, heads, rest]):
+        programs = [Program.parse(text if text is rest else text + rest) for text in texts * 2]
+        params = stack(proxy.model.init(0), len(programs))
+        engine = PopulationStep(programs, params, list(proxy.model.roles.values()))
+        weights = sum(p.numel() for p in params)
+        kept = sum(x.numel() for one in engine.engines for x in tensors_of(one))
+        counted = footprint(proxy, programs, torch.device("cpu")).resident * len(programs) / 4 - 2 * weights
+        assert weights / 2 < kept <= counted + 100  # single numbers apart
+
+
+def tensors_of(engine):
+    """The tensors of states that an engine keeps."""
+    if isinstance(engine, TorchEngine):
+        return [x for parts in engine.states for part in parts for state in part for x in state]
+    return engine.states

@@ -213,8 +213,9 @@ SOURCES = (
     "proxies/module_loss.py", "proxies/schedule.py", "evaluator/validation/training.py",
     "evaluator/validation/width_transfer.py", "discovered/optimizer.py", "discovered/fused_step.py",
     "discovered/export_torch.py", "discovered/rule_text.py", "dsl/to_c.py", "dsl/fused.c", "dsl/to_torch.py",
+    "dsl/to_triton.py", "dsl/triton_helpers.py",
 )  # fmt: skip
-DIGEST = "fe3cfe01b91f"
+DIGEST = "e746c434f84b"
 
 
 def code_of(path):

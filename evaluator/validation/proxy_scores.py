@@ -34,7 +34,7 @@ RULES = (
     "muon", "scale", "sinkgd", "swan", "adafactor",
 )  # fmt: skip
 TASKS = ("associative", "quadratic", "digits", "bytes_tied", "bytes_b64", "bytes")  # cheapest first
-#: The whole budget, which the AdamW curves were made with, but where a run takes half a second: there most draws are
+#: The whole budget of one seed, but where a run takes half a second: there most draws are
 #: short runs, so that all rules and tasks take about two hours of one core.
 BUDGETS = dict.fromkeys(("bytes_b64", "bytes_tied", "bytes"), Budget(16, 1, 16, descent=20, finalists=3, short=80))
 _SWEEP_SEED, _SWEEP_SHARE = 8_999, 1 / 8
