@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ class Stage(BaseModel):
 
 
 _TUNED = "adamw@"
+_TUNED_ON = re.compile(rf"\b{_TUNED}([^\s,()]+)")
 _THIRD = 1 / 3
 #: Digits reject the broken and rank nothing. Then an eighth of the budget, first as the child stands and then at three
 #: learning rates, a quarter on two seeds, and the whole budget, which alone is fitness. What pays at a full run pays
@@ -128,8 +130,8 @@ class SearchConfig(BaseModel):
                 load_any(name)
             except (LookupError, RuntimeError) as error:
                 raise ValueError(str(error)) from None
-        return tuple(_TUNED + full_name(name.removeprefix(_TUNED)) if name.startswith(_TUNED) else name
-                     for name in names)  # fmt: skip
+        # Also inside a transform or a route; a stored configuration holds in any folder.
+        return tuple(_TUNED_ON.sub(lambda found: _TUNED + full_name(found[1]), name) for name in names)
 
     @field_validator("held_out")
     @classmethod

@@ -220,17 +220,15 @@ class Mutator:
         kinds = kinds_at(program, place)
         if place == len(program.statements):
             position = int(random.integers(len(program.returns)))
-            ends = list(program.returns)
-            ends[position] = self.vocabulary.variable(kinds, random, kind_of(ends[position], kinds))
-            return edited(program, program.statements, tuple(ends))
+            end = self.vocabulary.variable(kinds, random, kind_of(program.returns[position], kinds))
+            return edited(program, program.statements, replaced(program.returns, position, end))
         statement = program.statements[place]
         if not statement.args:
             return None
         position = int(random.integers(len(statement.args)))
-        args = list(statement.args)
-        args[position] = self.vocabulary.value(kinds, random, kind_of(args[position], kinds))
+        new = self.vocabulary.value(kinds, random, kind_of(statement.args[position], kinds))
         changed = list(program.statements)
-        changed[place] = statement._replace(args=tuple(args))
+        changed[place] = statement._replace(args=replaced(statement.args, position, new))
         return edited(program, changed)
 
     def _constant(self, program: Program, random: Generator) -> Program | None:
@@ -246,10 +244,9 @@ class Mutator:
             hypers[index] = _moved(hypers[index], random)
             return replace(program, hypers=tuple(hypers))
         statement = program.statements[index]
-        args = list(statement.args)
-        args[position] = Const(_moved(args[position].value, random))  # type: ignore[union-attr]
+        moved = Const(_moved(statement.args[position].value, random))  # type: ignore[union-attr]
         changed = list(program.statements)
-        changed[index] = statement._replace(args=tuple(args))
+        changed[index] = statement._replace(args=replaced(statement.args, position, moved))
         return edited(program, changed)
 
 

@@ -18,6 +18,7 @@ from stepsmith.dsl.interpret import Interpreter
 from stepsmith.dsl.keys import key, structural_key
 from stepsmith.dsl.to_population import PopulationStep
 from stepsmith.dsl.to_torch import compile_step, zero_states
+from stepsmith.dsl.torch_engine import TorchEngine
 from stepsmith.search.mutate import Mutator
 
 sys.path.append(str(Path(__file__).parent))
@@ -520,21 +521,24 @@ def test_periods_and_the_states_of_codecs_count_in_keys():
 
 
 def test_each_part_of_a_route_runs_where_it_can():
-    """The tuned rule of all else is compiled, and what matrices get goes through torch: to the same numbers."""
-    text = "def f(w, g, m, lr=0.1) for matrix else h:\n m = 0.9 * m + g\n return lr * {}, m\n" + (
+    """Routes that differ, one with matrix rows, and none, in one population: to the numbers of torch alone."""
+    rest = (
         "def h(w, g, m, v, lr=0.3, t):\n g = clip(g, 0.5)\n m = interp(g, m, 0.9)\n v = interp(g * g, v, 0.99)\n"
         " return lr * m / (sqrt(v) + 1e-3 + power(0.9, t)), m, v"
     )
-    programs = [Program.parse(text.format(update)) for update in ("orthogonalize(m)", "sign(m)")]
+    text = "def f(w, g, m, lr=0.1) for {} else h:\n m = 0.9 * m + g\n return lr * {}, m\n" + rest
+    routed = [text.format(*pair) for pair in (("matrix", "orthogonalize(m)"), ("matrix", "sign(m)"), ("head", "m"))]
+    programs = [Program.parse(each) for each in (*routed, rest)]
     start = [torch.as_tensor(x, dtype=torch.float64) for x in gradients(1)[0]]
     ends = {}
     for engine in ("c", "torch"):
         params = [torch.stack([x] * len(programs)) for x in start]
         runner = PopulationStep(programs, params, ROLES, engine=engine)
         for t, g in enumerate(gradients(4), 1):
-            runner.step(params, [torch.stack([torch.as_tensor(x, dtype=torch.float64)] * 2) for x in g], 0.5, t)
+            runner.step(params, [torch.stack([torch.as_tensor(x)] * len(programs)) for x in g], 0.5, t)
         ends[engine] = params
-        kinds = [type(one).__name__ for one in runner.engines]
-        assert kinds == (["CEngine", "CEngine", "TorchEngine"] if engine == "c" else ["TorchEngine"])
+        through_torch = [one.which for one in runner.engines if isinstance(one, TorchEngine)]
+        assert through_torch == [[0] if engine == "c" else [0, 1, 2, 3]]
+        assert len(runner.engines) == (6 if engine == "c" else 1)  # a division has two parts, and all is one
     for c, torchs in zip(ends["c"], ends["torch"], strict=True):
         torch.testing.assert_close(c, torchs, rtol=1e-12, atol=1e-13)

@@ -56,8 +56,9 @@ def test_all_edits_happen_and_live_ones_most(starts):
 
 def test_an_edit_is_one_edit(starts):
     """The statement list grows by two at most or shrinks by one, and the states and names of inputs stay."""
-    grown = {"insert": {1}, "wire": {1, 2}, "double": {2}, "split": {1}, "delete": {-1}, "argument": {0}}
-    grown["constant"] = {0}
+    grown = {
+        "insert": {1}, "wire": {1, 2}, "double": {2}, "split": {1}, "delete": {-1}, "argument": {0}, "constant": {0},
+    }  # fmt: skip
     for program in starts.values():
         for child, edit in children(program, Mutator("elementwise"), 300):
             assert len(child.statements) - len(program.statements) in grown[edit]
