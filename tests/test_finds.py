@@ -15,7 +15,6 @@ from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
-from stepsmith.evaluator.machine import machine
 from stepsmith.report import find_session, listing
 from stepsmith.report.origin import origin
 from stepsmith.search import find as finds
@@ -214,24 +213,25 @@ def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
         read_find("swift", tmp_path)
 
 
+def recorded_here(name):
+    """The record of a find on the shelf; the test is skipped where scores need not be the same."""
+    found = read_find(name)
+    if changed := [what for what in differences(found) if what not in BREEDS]:
+        pytest.skip(f"{name} was scored with another {' and '.join(changed)}")
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", finds.finds())
 def test_every_find_on_the_shelf_gives_its_recorded_scores(name):
-    found = read_find(name)
-    here = differences(found)
-    if changed := [what for what in here if what not in BREEDS]:
-        pytest.skip(f"{name} was scored with another {' and '.join(changed)}")
+    found = recorded_here(name)
     assert measured(load(name), found.config, dispatcher()) == found.scores
 
 
 @pytest.mark.parametrize("name", finds.finds())
 def test_a_find_on_the_shelf_scores_from_its_text_what_was_recorded(name):
     """Its first seed, in a fresh process of one thread as workers are, on the first task of the search."""
-    find = read_find(name)
-    here = machine("cpu")
-    if unlike := [key for key, value in here.items() if find.environment.get(key) != value]:
-        pytest.skip(f"recorded with another {', '.join(unlike)}")
-    scored = find.scores[0]
+    scored = recorded_here(name).scores[0]
     code = (
         "from stepsmith.discovered import load\n"
         "from stepsmith.dsl import Program\n"
