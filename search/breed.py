@@ -16,6 +16,7 @@ from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
 from ..dsl.program import LR
 from .ledger import Child
 from .population import Fold, Member
+from .statements import without_dead
 from .strategies import Evolution
 
 
@@ -78,6 +79,8 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     parent = strategy.parent(fold.island(number), random)
     weights = fold.credit.weights(strategy.mutator.weights) if fold.config.adapt else None
     program, edits = parent.program, []
+    if random.random() < fold.config.tidy:
+        program = without_dead(program)
     for _ in range(strategy.length(random)):
         program, edit = strategy.mutator.mutate(program, random, weights)
         edits.append(edit)

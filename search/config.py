@@ -96,6 +96,7 @@ class SearchConfig(BaseModel):
     population: int = Field(100, ge=2)
     tournament: int = Field(10, ge=1)
     edits: float = Field(4.0, ge=1, description="mean number of edits between parent and child, in evolution")
+    tidy: float = Field(0.5, ge=0, le=1, description="share of children whose parent loses its dead code before edits")
     round: int = Field(48, ge=1, description="trainable children a round (B)")
     delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
     patience: int = Field(30, ge=1, description="rounds without a better program before a restart")

@@ -11,9 +11,11 @@ import pytest
 from stepsmith.discovered import load, names
 from stepsmith.discovered.families import families
 from stepsmith.dsl import SPACES, Const, Kind, Program, check
+from stepsmith.dsl.keys import structural_key
 from stepsmith.dsl.kinds import infer, start_kinds
 from stepsmith.dsl.program import PROGRESS, T, W
 from stepsmith.search.mutate import MAX_STATEMENTS, Mutator
+from stepsmith.search.statements import without_dead
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -243,3 +245,23 @@ def test_what_a_rule_leaves_to_another_stays_as_it_is():
     muon = load("muon")
     for child, _ in children(muon, Mutator("matrix"), 400):
         assert child.fallback == muon.fallback and child.roles == muon.roles
+
+
+def test_without_dead_code_a_program_does_the_same_in_fewer_statements_and_keeps_its_states(starts):
+    shorter = 0
+    for name, program in starts.items():
+        for number in range(40):
+            chain = program
+            for edit in range(8):
+                chain, _ = Mutator("published").mutate(chain, generator(5 + number, edit))
+            live = without_dead(chain)
+            check(live)
+            assert live.states == chain.states and structural_key(live) == structural_key(chain), name
+            assert without_dead(live) == live
+            shorter += len(live.statements) < len(chain.statements)
+    assert shorter > 40
+
+
+def test_a_state_that_nothing_reads_stays_and_keeps_its_value():
+    rule = "def f(w, g, m, lr=0.1):\n  x = g * g\n  m = interp(x, m, 0.9)\n  y = sign(m)\n  return lr * g, m"
+    assert str(without_dead(Program.parse(rule))).split("\n")[1:] == ["    return lr * g, m", ""]

@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stepsmith.discovered import load
@@ -77,6 +78,15 @@ def test_parents_come_from_every_niche(archipelago):
     folder, _, fold = archipelago
     parents = {fold.scored[c.parent][2] for c in children(folder) if c.parent in fold.scored}
     assert parents >= {Niche(1, 0), Niche(1, 2)}
+
+
+def test_a_poorer_niche_has_fewer_children(archipelago):
+    """Shares are as the cube of the best fitness of each."""
+    *_, fold = archipelago
+    cubes = np.array([island.best.fitness**3 for island in fold.islands])
+    drawn = [fold.island(number) for number in range(3_000)]
+    shares = [sum(island is one for one in drawn) / len(drawn) for island in fold.islands]
+    assert len(shares) > 1 and shares == pytest.approx(cubes / cubes.sum(), abs=0.005)
 
 
 def test_resuming_changes_no_row(tmp_path, archipelago):
