@@ -19,7 +19,7 @@ from .island import Island
 from .ledger import Child
 from .niche import Niche, niche_of
 
-_MEMORY = 400  # recent scores a hurdle's quantile is taken over
+_MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must rise as fast as what it judges
 _ENOUGH = 20  # scores before a hurdle drops by quantile
 _FAVOUR = 3  # a niche with half of the best fitness of all has an eighth of its children
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
