@@ -105,10 +105,24 @@ def sign(program: Program) -> Verdict:
     'max of odd values'
     """
     found, why = _proof(program, Parity())
-    if not why and (found is ZERO or found == "odd"):
+    if not why and _flips(found):
         return Verdict(PROVED, _in_distribution(program))
     held = probe.has_signs(_own(program))
     return Verdict(PROBED) if held else Verdict(NO, why or "the update is even")
+
+
+def is_odd(program: Program) -> bool:
+    r"""Whether a rule prefers no direction: update(-w, -g_1, ..., -g_t) = -update(w, g_1, ..., g_t).
+
+    Weaker than `sign`: all elements change signs at once. Proved by parities where that goes through, else probed.
+
+    >>> is_odd(Program.parse("def f(w, g, lr):\n  return lr * sign(g + 0.1 * w)"))
+    True
+    >>> is_odd(Program.parse("def f(w, g, lr):\n  return lr * (g + 0.1)"))
+    False
+    """
+    found, why = _proof(program, Parity())
+    return (not why and _flips(found)) or probe.is_odd(_own(program))
 
 
 def permutation(program: Program) -> Verdict:
@@ -220,6 +234,11 @@ PROPERTIES: dict[str, Callable[[Program], Verdict]] = {
 
 def _own(program: Program) -> Program:
     return replace(program, fallback=None)
+
+
+def _flips(fact: Fact) -> bool:
+    """Whether a value of this parity changes its sign where w and g do."""
+    return fact is ZERO or fact == "odd"
 
 
 def _proof(program: Program, domain: Domain) -> tuple[Fact, str]:

@@ -174,6 +174,11 @@ def has_signs(program: Program, seed: int = 0) -> bool:
     return equivariant(program, flipped(seed), _same)
 
 
+def is_odd(program: Program) -> bool:
+    """Whether negating w and g negates the update; curvature keeps its sign."""
+    return equivariant(program, lambda i, x: -x, _same)
+
+
 # --- sizes --------------------------------------------------------------------------------------------------
 
 

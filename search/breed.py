@@ -14,6 +14,7 @@ from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
 from ..dsl.program import LR
+from ..dsl.symmetry import is_odd
 from .ledger import Child
 from .population import Fold, Member
 from .statements import without_dead
@@ -66,7 +67,7 @@ def start_member(program: Program) -> Member:
 
 def make_start(number: int, program: Program, known: Mapping[str, int]) -> Bred:
     """A start program as a child: the first rows of a search."""
-    return _finish(Child(number, 0, None, "start", ""), program, None, known)
+    return _finish(Child(number, 0, None, "start", ""), program, None, known, odd=False)
 
 
 def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known: Mapping[str, int]) -> Bred:
@@ -87,11 +88,11 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
     scale = None if set(edits) <= {"constant"} else parent.rms
-    return _finish(child, program, scale, known)
+    return _finish(child, program, scale, known, fold.config.odd)
 
 
-def _finish(child: Child, program: Program, scale: float | None, known: Mapping[str, int]) -> Bred:
-    """The row of a fresh program: why it cannot be trained, what it repeats, or what it costs."""
+def _finish(child: Child, program: Program, scale: float | None, known: Mapping[str, int], odd: bool) -> Bred:
+    """The row of a fresh program: why it is not trained, what it repeats, or what it costs."""
 
     def rejected(why: str) -> Bred:
         return Bred(replace(child, program=str(program), reason=f"rejected: {why}"), program)
@@ -112,6 +113,8 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
     if program.peak == 0:
         return rejected("the peak learning rate is 0")
     name = identity(program, seen)
+    if odd and name not in known and not is_odd(program):
+        return rejected("it prefers a direction")
     costs = cost(program, live)
     child = replace(
         child, program=str(program), identity=name, alias_of=known.get(name), rms=seen.rms, state=costs.state,

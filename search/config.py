@@ -21,6 +21,7 @@ from pydantic import (
 
 from ..dsl.errors import did_you_mean
 from ..dsl.ops import SPACES
+from ..dsl.symmetry import is_odd
 from ..evaluator.fitness import Trial
 from ..proxies import full_name
 from .found import load_any
@@ -96,6 +97,7 @@ class SearchConfig(BaseModel):
     population: int = Field(100, ge=2)
     tournament: int = Field(10, ge=1)
     edits: float = Field(4.0, ge=1, description="mean number of edits between parent and child, in evolution")
+    odd: bool = Field(True, description="train only what negates its update where weights and gradients are negated")
     tidy: float = Field(0.5, ge=0, le=1, description="share of children whose parent loses its dead code before edits")
     round: int = Field(48, ge=1, description="trainable children a round (B)")
     delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
@@ -128,9 +130,11 @@ class SearchConfig(BaseModel):
     def _known_programs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             try:
-                load_any(name)
+                program = load_any(name)
             except (LookupError, RuntimeError) as error:
                 raise ValueError(str(error)) from None
+            if program.schedule:
+                raise ValueError(f"{name} is a schedule; a search begins with a rule")
         # Also inside a transform or a route; a stored configuration holds in any folder.
         return tuple(_TUNED_ON.sub(lambda found: _TUNED + full_name(found[1]), name) for name in names)
 
@@ -145,6 +149,13 @@ class SearchConfig(BaseModel):
         for name in self.held_out:
             if name in seen:
                 raise ValueError(f"held_out: the search trains on {name!r}; name a task that no stage has")
+        return self
+
+    @model_validator(mode="after")
+    def _odd_begins_with_odd(self) -> SearchConfig:
+        for name in self.start if self.odd else ():
+            if not is_odd(load_any(name)):
+                raise ValueError(f"start: {name} prefers a direction, as its children would; set odd = false")
         return self
 
     @model_validator(mode="after")

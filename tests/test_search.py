@@ -15,6 +15,7 @@ from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.cost import Cost
 from stepsmith.dsl.keys import behaviour, skeleton_key
+from stepsmith.dsl.symmetry import is_odd
 from stepsmith.evaluator import tune
 from stepsmith.evaluator.curve import LOWEST
 from stepsmith.evaluator.dispatcher import Dispatcher
@@ -24,7 +25,7 @@ from stepsmith.evaluator.statistics import Interval, geometric_interval
 from stepsmith.report.elites import elite_rows, write_elites
 from stepsmith.search import elites as elites_module
 from stepsmith.search.breed import make_child, make_start, start_member
-from stepsmith.search.config import SearchConfig, Stage
+from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_config
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
 from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
@@ -45,7 +46,7 @@ SGD = "def sgd(w, g, lr=0.5):\n    return lr * g\n"
 def run(tmp_path_factory):
     """A finished run: its folder, rows by number, and fold."""
     folder = tmp_path_factory.mktemp("search")
-    fold = search(folder / "run", small(folder, steps=20_000, audit=0.3, seed=3))
+    fold = search(folder / "run", small(folder, steps=20_000, audit=0.3, seed=4))
     return folder / "run", {c.child: c for c in children(folder / "run")}, fold
 
 
@@ -184,6 +185,29 @@ def test_an_alias_of_one_that_failed_enters_no_population(tmp_path):
 
 
 # --- stages -------------------------------------------------------------------------------------------------
+
+
+def test_what_prefers_a_direction_is_not_trained(tmp_path):
+    """Unless asked for: a constant beside a gradient pushes weights one way whatever the data."""
+    for odd in (True, False):
+        search(tmp_path / str(odd), small(tmp_path, odd=odd, steps=4000))
+    trained = {odd: [c for c in children(tmp_path / str(odd)) if c.steps] for odd in (True, False)}
+    assert len(trained[True]) > 10 and all(is_odd(Program.parse(c.program)) for c in trained[True])
+    assert not all(is_odd(Program.parse(c.program)) for c in trained[False])
+    assert "rejected: it prefers a direction" in {c.reason for c in children(tmp_path / "True")}
+
+
+def test_a_start_that_prefers_a_direction_is_refused(tmp_path):
+    (tmp_path / "leans.opt").write_text("def leans(w, g, lr=0.1):\n  return lr * (g + 0.1)\n")
+    start = (str(tmp_path / "leans.opt"),)
+    with pytest.raises(ConfigError, match="prefers a direction, as its children would; set odd = false"):
+        valid_config({"start": start})
+    assert not valid_config({"start": start, "odd": False}).odd
+
+
+def test_a_schedule_is_no_start():
+    with pytest.raises(ConfigError, match="start: cosine is a schedule; a search begins with a rule"):
+        valid_config({"start": ("cosine",)})
 
 
 def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):

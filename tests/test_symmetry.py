@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepsmith.discovered import load
+from stepsmith.discovered import load, names
 from stepsmith.dsl import OPS, Program, symmetry_probe
 from stepsmith.dsl.abstract import ZERO, Parity, degree_of
 from stepsmith.dsl.bounds import bound
@@ -20,6 +20,7 @@ from stepsmith.dsl.symmetry import (
     bounded,
     correction,
     degree,
+    is_odd,
     permutation,
     rotation,
     scale,
@@ -167,6 +168,21 @@ def test_permutations(update, verdict, detail):
 )  # fmt: skip
 def test_signs(update, verdict):
     assert sign(f(f"lr * ({update})")).verdict == verdict
+
+
+@pytest.mark.parametrize("update", ["g + mean(g)", "g * (exp(g) + exp(-g))", "sign(g) * w * w"])
+def test_what_prefers_no_direction(update):
+    assert is_odd(f(f"lr * ({update})"))
+
+
+@pytest.mark.parametrize("update", ["g + 0.1", "max(g, w)", "abs(g)", "g + lr"])
+def test_what_prefers_a_direction(update):
+    assert not is_odd(f(f"lr * ({update})"))
+
+
+def test_no_catalogued_rule_prefers_a_direction():
+    rules = [program for name in names() if not (program := load(name)).schedule]
+    assert len(rules) > 40 and all(map(is_odd, rules))
 
 
 @pytest.mark.parametrize(
