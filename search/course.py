@@ -21,7 +21,7 @@ class Look:
         children: Written.
         seen_before: Aliases of earlier rows among them, which cost nothing.
         rejected: Those that cannot be trained.
-        dropped: Those that a hurdle ended.
+        dropped: Those that a hurdle ended, or that trained as an earlier row did.
     """
 
     steps: int

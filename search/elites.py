@@ -16,6 +16,7 @@ from ..evaluator.fitness import Score, Trial, geometric_mean
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
+from .fittest import front
 from .ledger import Child
 from .niche import Niche
 from .population import Fold
@@ -24,7 +25,7 @@ PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
 _PER_NICHE = 4
 _STATES = 2  # at most, of a niche whose best is shown whatever its rank
-_CANDIDATES = 20
+_CANDIDATES = 32
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,16 @@ def _candidates(fold: Fold) -> list[Child]:
 
 
 def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
-    """`count` in rank order: the first of all, then `each` of every niche of up to two states, then the next best."""
+    """`count` in rank order: the first of all, then `each` of every niche of up to two states, then what is shorter
+    than all that is better in its niche, then the next best.
+    """
     by_niche: dict[Niche, list[Child]] = {}
     for child in ranked:
         by_niche.setdefault(niches[child.child], []).append(child)
-    firsts = [c for niche in sorted(by_niche) if niche.states <= _STATES for c in by_niche[niche][:each]]
-    order = {c.child: c for c in [*ranked[:1], *firsts, *ranked]}
+    shown = [by_niche[niche] for niche in sorted(by_niche) if niche.states <= _STATES]
+    firsts = [c for rows in shown for c in rows[:each]]
+    short = {c.child for rows in shown for c in front(rows)}
+    order = dict.fromkeys(c.child for c in [*ranked[:1], *firsts, *(c for c in ranked if c.child in short), *ranked])
     chosen = list(order)[:count]
     return [c for c in ranked if c.child in chosen]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..dsl import Program
@@ -21,11 +21,21 @@ def _rank(child: Child) -> tuple[float, int]:
     return -child.fitness, child.child
 
 
+def front(ranked: Iterable[Child]) -> list[Child]:
+    """Of rows, best first, those that are shorter than all better ones."""
+    found: list[Child] = []
+    for child in ranked:
+        if not found or child.statements < found[-1].statements:
+            found.append(child)
+    return found
+
+
 @dataclass
 class Fittest:
     """Scored rows by their niche, fittest first.
 
-    Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept.
+    Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept. What is
+    shorter than all that is fitter stays, however much longer programs are fitter.
     """
 
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
@@ -34,8 +44,6 @@ class Fittest:
     def add(self, child: Child, niche: Niche) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
         kept = self.by_niche.setdefault(niche, [])
-        if len(kept) == _KEPT and _rank(child) > _rank(kept[-1]):
-            return
         skeleton = skeleton_key(Program.parse(child.final))
         alike = [c for c in kept if self.skeletons[c.child] == skeleton]
         if len(alike) == _ALIKE and _rank(child) > _rank(alike[-1]):
@@ -45,7 +53,8 @@ class Fittest:
         if len(alike) == _ALIKE:
             self._drop(kept, alike[-1])
         if len(kept) > _KEPT:
-            self._drop(kept, kept[-1])
+            short = front(kept)
+            self._drop(kept, next((c for c in reversed(kept) if c not in short), kept[-1]))
 
     def _drop(self, kept: list[Child], child: Child) -> None:
         kept.remove(child)

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,14 @@ _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must r
 _ENOUGH = 20  # scores before a hurdle drops by quantile
 _FAVOUR = 3  # a niche with half of the best fitness of all has an eighth of its children
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
+
+
+Met: TypeAlias = dict[int, tuple[int, int]]  # losses at a stage -> round and number of the first row with them
+
+
+def met_key(stage: int, losses: Sequence[Sequence[float]]) -> int:
+    """Tells what a child trained to at a stage from what others did; of floats alone, so that it is the same always."""
+    return hash((stage, *(tuple(row) for row in losses)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Fold:
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
+    met: Met = field(default_factory=dict)
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
@@ -149,6 +159,7 @@ class Fold:
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
             self._recent(niche)[stage].append(score["fitness"])
+            self.met.setdefault(met_key(stage, score["losses"]), (self.rounds, child.child))
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
 

@@ -8,7 +8,7 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import skeleton_key
-from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest
+from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front
 from stepsmith.search.ledger import Child
 from stepsmith.search.niche import Niche
 
@@ -17,8 +17,9 @@ SIGN = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * sign
 
 
 def row(number: int, text: str, fitness: float, state: int = 1) -> Child:
-    final = str(Program.parse(text))
-    return Child(number, 0, None, "", final, final=final, fitness=fitness, state=state)
+    program = Program.parse(text)
+    final, length = str(program), len(program.statements)
+    return Child(number, 0, None, "", final, final=final, fitness=fitness, state=state, statements=length)
 
 
 def numbers(fittest: Fittest) -> list[int]:
@@ -46,6 +47,21 @@ def test_the_order_of_rows_does_not_matter():
     for child in reversed(rows):
         other.add(child, Niche(child.state))
     assert numbers(one) == numbers(other) and len(numbers(one)) == 2 * _ALIKE
+
+
+def test_what_is_shorter_than_all_that_is_fitter_is_kept():
+    ops = ("sign", "abs", "sqrt", "square", "cube", "sin", "cos", "tanh", "exp", "log", "arctan", "cbrt")
+    long = [f"{one}({other}({one}(g)))" for one in ops for other in ops]
+    rows = [row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", k + 10, 0) for k, update in enumerate(long)]
+    short = [
+        row(900 + k, f"def f(w, g, lr=0.1):\n  return lr * {update}", k, 0)
+        for k, update in enumerate(("g", "-g", "sign(g)"))
+    ]
+    fittest = Fittest()
+    for child in [*short, *rows]:
+        fittest.add(child, Niche(0))
+    assert front(fittest) == [rows[-1], short[2], short[0]]
+    assert len(numbers(fittest)) == _KEPT
 
 
 def test_no_more_are_kept_than_are_wanted():

@@ -80,7 +80,7 @@ def test_the_best_of_an_island_goes_to_the_next_at_the_set_round(tmp_path):
     config = small(tmp_path, islands=2, migrate=2)
     fold = Fold(config, [start_member(load("sgd"))])
     row = make_start(0, Program.parse(MOMENTUM), {}).child
-    score = {"fitness": 0.5, "dropped": False}
+    score = {"fitness": 0.5, "losses": ((2.0,),), "dropped": False}
     found = replace(row, scores=(score, score), final=row.program, fitness=0.5)
     fold.add_round([found])
     assert [len(island.members) for island in fold.islands] == [2, 1]

@@ -122,7 +122,7 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
     for row in rows.values():
         if row.edit == "start" or row.rms is None:
             continue
-        parent = scale(source(rows, rows[row.parent])) if row.parent is not None else fold.starts[0].rms
+        parent = fold.scored[row.parent][1] if row.parent is not None else fold.starts[0].rms
         if set(row.edit.split("+")) == {"constant"}:
             changed += row.rms != pytest.approx(parent, rel=1e-3)
             continue
@@ -165,7 +165,7 @@ def test_an_alias_inherits_the_score_and_moves_weights_as_its_source_does(tmp_pa
     twin = make_start(1, Program.parse(text), dict.fromkeys(first.identity.split(), 0)).child
     assert twin.alias_of == 0
     raised = str(Program.parse(MOMENTUM).with_lr(1.8))
-    score = {"fitness": 0.7, "dropped": False}
+    score = {"fitness": 0.7, "losses": ((2.0,),), "dropped": False}
     fold = Fold(config, [start_member(Program.parse(SGD))])
     fold.add_round([replace(first, scores=(score, score), final=raised, lr_factor=3.0, fitness=0.7), twin])
     original, copy = list(fold.islands[0].members)[1:]
@@ -180,7 +180,12 @@ def test_an_alias_of_one_that_failed_enters_no_population(tmp_path):
     fold = Fold(small(tmp_path), [start_member(Program.parse(SGD))])
     failed = make_start(0, Program.parse(MOMENTUM), {}).child
     alias = replace(failed, child=1, alias_of=0)
-    fold.add_round([replace(failed, reason="failed: NaN", scores=({"fitness": LOWEST, "dropped": True},)), alias])
+    fold.add_round(
+        [
+            replace(failed, reason="failed: NaN", scores=({"fitness": LOWEST, "losses": ((9.0,),), "dropped": True},)),
+            alias,
+        ]
+    )
     assert [m.child for m in fold.islands[0].members] == [None]
 
 
@@ -205,6 +210,16 @@ def test_a_start_that_prefers_a_direction_is_refused(tmp_path):
     assert not valid_config({"start": start, "odd": False}).odd
 
 
+def test_what_trains_as_an_earlier_row_did_goes_no_further(run):
+    _, rows, _ = run
+    ended = {r.child: int(r.reason.split()[4]) for r in rows.values() if "trains as row" in r.reason}
+    assert len(ended) > 3
+    for number, first in ended.items():
+        stage = len(rows[number].scores) - 1
+        assert stage < 1 and rows[number].scores[stage]["losses"] == rows[first].scores[stage]["losses"]
+        assert rows[first].round < rows[number].round and not rows[number].audited
+
+
 def test_a_schedule_is_no_start():
     with pytest.raises(ConfigError, match="start: cosine is a schedule; a search begins with a rule"):
         valid_config({"start": ("cosine",)})
@@ -216,10 +231,11 @@ def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):
     config, drops = fold.config, 0
     for number in range(fold.rounds):
         past = [r for r in rows.values() if r.round <= number - config.delay and r.scores]
-        scores = [r.scores[0]["fitness"] for r in past][-400:]
+        scores = [r.scores[0]["fitness"] for r in past][-64:]
         bar = np.quantile(scores, config.stages[0].drop) if len(scores) >= 20 else 0.0
         bar = max(bar, np.nextafter(LOWEST, 1))
-        for row in (r for r in rows.values() if r.round == number and r.scores):
+        judged = [r for r in rows.values() if r.round == number and r.scores and "trains as row" not in r.reason]
+        for row in judged:
             good = row.scores[0]["fitness"] >= bar
             assert row.scores[0]["dropped"] != good
             assert good or row.reason.startswith(("dropped: stage 1", "failed: "))
@@ -283,7 +299,7 @@ def test_without_progress_the_search_starts_anew(tmp_path):
     config = small(tmp_path, patience=3, population=5)
     fold = Fold(config, [start_member(Program.parse(SGD))])
     row = make_start(0, Program.parse(MOMENTUM), {}).child
-    score = {"fitness": 0.5, "dropped": False}
+    score = {"fitness": 0.5, "losses": ((2.0,),), "dropped": False}
     found = replace(row, scores=(score, score), final=row.program, fitness=0.5)
     worse = replace(found, fitness=0.4)
     fold.add_round([found])
