@@ -129,4 +129,4 @@ def _maker(name: str, space: str) -> Iterator[float]:
         if child.identity and child.alias_of is None:
             remember(known, child)
             assert child.rms is not None
-            fold.islands[0].members.append(Member(number, child.program, 0.0, child.rms))
+            fold.islands[0].members.append(Member(number, child.program, 0.0, child.rms, child.statements))

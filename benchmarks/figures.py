@@ -49,8 +49,8 @@ def _best_at(row: Outcome, steps: np.ndarray) -> np.ndarray:
 
 
 def children_over_steps(axes: Axes, rows: Sequence[Outcome]) -> None:
-    """Between looks: shares of children seen before, rejected and dropped by a hurdle; all seeds of evolution."""
-    names = {"seen_before": "seen before", "rejected": "cannot be trained", "dropped": "dropped by a hurdle"}
+    """Between looks: shares of children seen before, refused and dropped on the way; all seeds of evolution."""
+    names = {"seen_before": "seen before", "rejected": "refused", "dropped": "dropped on the way"}
     counts = [
         [[look.children, *(getattr(look, name) for name in names)] for look in r.course.looks]
         for r in rows if r.strategy == "evolution"

@@ -30,7 +30,7 @@ from stepsmith.search.config import SearchConfig, read_config
 from stepsmith.search.course import Course, course
 from stepsmith.search.elites import rescore
 from stepsmith.search.ledger import Child
-from stepsmith.search.run import Progress, create_run, open_run, run_search
+from stepsmith.search.run import SEARCH_VERSION, Progress, create_run, open_run, run_search
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "rediscovery.jsonl"
@@ -119,8 +119,9 @@ def first_of_each(rows: list[Child], seconds: Mapping[str, float]) -> dict[str, 
 
 
 def digest(config: SearchConfig) -> str:
-    """Tells configurations apart; start, seed and strategy stand beside it."""
+    """Tells apart what was run, search and hall of fame; start, seed and strategy stand beside it."""
     text = config.model_copy(update={"seed": 0, "start": (), "strategy": ""}).model_dump_json()
+    text += f"{SEARCH_VERSION} {_ELITES}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 

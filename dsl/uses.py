@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
-from .flow import in_order
+from .errors import ProgramError
+from .flow import flow, in_order
 from .kind import Kind
-from .kinds import infer, start_kinds
+from .kinds import check, infer, start_kinds
 from .ops import OPS
 from .program import (
     END,
@@ -19,6 +20,7 @@ from .program import (
     G,
     Program,
     W,
+    rebuilt,
 )  # fmt: skip
 from .ranges import Ranges, Source
 
@@ -159,3 +161,25 @@ class Uses:
 def _formula(op: str, args: list[Source]) -> object:
     """Equal for equal expressions."""
     return op, tuple(sorted(args, key=repr) if "commutative" in OPS[op].traits else args)
+
+
+def without_dead(program: Program) -> Program:
+    """The program less the statements that neither its update nor a state that the update is computed from needs.
+
+    States stay; one that does not matter ends as its slot stands.
+
+    >>> rule = Program.parse("def f(w, g, m, lr):\\n  x = g * g\\n  m = interp(x, m, 0.9)\\n  return lr * g, m")
+    >>> print(without_dead(rule), end="")
+    def f(w, g, m, lr):
+        return lr * g, m
+    """
+    uses, live = Uses(program), {index for index, _ in flow(program).states}
+    used = uses.reach([uses.ends[0], *(uses.ends[1 + index] for index in live)])
+    ends = [end if index in live else FIRST + index for index, end in enumerate(program.returns[1:])]
+    kept = [s for i, s in enumerate(program.statements) if i in used or s.target == NOWHERE]  # repeats keep their marks
+    shorter = rebuilt(program, kept, (program.returns[0], *ends))
+    try:
+        check(shorter)
+    except ProgramError:  # a slot that is written in passing has another kind at the end
+        return program
+    return shorter

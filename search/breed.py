@@ -15,9 +15,9 @@ from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
 from ..dsl.program import LR
 from ..dsl.symmetry import is_odd
+from ..dsl.uses import without_dead
 from .ledger import Child
 from .population import Fold, Member
-from .statements import without_dead
 from .strategies import Evolution
 
 
@@ -62,7 +62,7 @@ def _scales_with_lr(live: Flow) -> bool:
 
 def start_member(program: Program) -> Member:
     """A start program as a parent; it has not been scored."""
-    return Member(None, str(program), 0.0, behaviour(program).rms)
+    return Member(None, str(program), 0.0, behaviour(program).rms, cost(program).statements)
 
 
 def make_start(number: int, program: Program, known: Mapping[str, int]) -> Bred:

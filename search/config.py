@@ -97,7 +97,8 @@ class SearchConfig(BaseModel):
     population: int = Field(100, ge=2)
     tournament: int = Field(10, ge=1)
     edits: float = Field(4.0, ge=1, description="mean number of edits between parent and child, in evolution")
-    odd: bool = Field(True, description="train only what negates its update where weights and gradients are negated")
+    odd: bool = Field(True, description="train only what negates its update where w and g are, at its peak rate")
+    front: float = Field(0.25, ge=0, le=1, description="share of parents that are shorter than all fitter ones")
     tidy: float = Field(0.5, ge=0, le=1, description="share of children whose parent loses its dead code before edits")
     round: int = Field(48, ge=1, description="trainable children a round (B)")
     delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
@@ -154,7 +155,7 @@ class SearchConfig(BaseModel):
     @model_validator(mode="after")
     def _odd_begins_with_odd(self) -> SearchConfig:
         for name in self.start if self.odd else ():
-            if not is_odd(load_any(name)):
+            if not all(map(is_odd, load_any(name).parts())):
                 raise ValueError(f"start: {name} prefers a direction, as its children would; set odd = false")
         return self
 

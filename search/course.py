@@ -20,7 +20,7 @@ class Look:
         best: The best fitness so far; None before the first score.
         children: Written.
         seen_before: Aliases of earlier rows among them, which cost nothing.
-        rejected: Those that cannot be trained.
+        rejected: Those that cannot or, as they prefer a direction, may not be trained.
         dropped: Those that a hurdle ended, or that trained as an earlier row did.
     """
 

@@ -23,7 +23,7 @@ from .population import Fold
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
-_PER_NICHE = 4
+_PER_NICHE = 2
 _STATES = 2  # at most, of a niche whose best is shown whatever its rank
 _CANDIDATES = 32
 
@@ -122,8 +122,8 @@ def _candidates(fold: Fold) -> list[Child]:
 
 
 def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
-    """`count` in rank order: the first of all, then `each` of every niche of up to two states, then what is shorter
-    than all that is better in its niche, then the next best.
+    """`count` in rank order: the first of all, then `each` of every niche of up to two states, then of those niches
+    what is shorter than all that is better, then the next best.
     """
     by_niche: dict[Niche, list[Child]] = {}
     for child in ranked:

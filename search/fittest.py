@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from ..dsl import Program
 from ..dsl.keys import skeleton_key
@@ -15,18 +16,26 @@ _KEPT = 100  # of each niche; what is shown at the end is chosen among far fewer
 _ALIKE = 3  # of each skeleton: the fittest of many alike is so by luck, and others of them may be better
 
 
-def _rank(child: Child) -> tuple[float, int]:
-    """Fittest first; of equals the earlier."""
+class _Sized(Protocol):
+    @property
+    def statements(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_Sized)
+
+
+def _rank(child: Child) -> tuple[float, int, int]:
+    """Fittest first; of equals the shorter, then the earlier."""
     assert child.fitness is not None
-    return -child.fitness, child.child
+    return -child.fitness, child.statements, child.child
 
 
-def front(ranked: Iterable[Child]) -> list[Child]:
+def front(ranked: Iterable[Row]) -> list[Row]:
     """Of rows, best first, those that are shorter than all better ones."""
-    found: list[Child] = []
-    for child in ranked:
-        if not found or child.statements < found[-1].statements:
-            found.append(child)
+    found: list[Row] = []
+    for row in ranked:
+        if not found or row.statements < found[-1].statements:
+            found.append(row)
     return found
 
 
@@ -54,7 +63,7 @@ class Fittest:
             self._drop(kept, alike[-1])
         if len(kept) > _KEPT:
             short = front(kept)
-            self._drop(kept, next((c for c in reversed(kept) if c not in short), kept[-1]))
+            self._drop(kept, next(c for c in reversed(kept) if c not in short))
 
     def _drop(self, kept: list[Child], child: Child) -> None:
         kept.remove(child)

@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .fittest import front
+
 if TYPE_CHECKING:
     from .population import Member
 
 
 @dataclass
 class Island:
-    """Members, oldest first; one that is older than the last `size` dies. `best` survives that."""
+    """Members, oldest first; one that is older than the last `size` dies. `best` and `front` survive that, the members
+    so far that are shorter than all fitter ones.
+    """
 
     starts: Sequence[Member]
     size: int
     members: deque[Member] = field(default_factory=deque)
     best: Member | None = None
+    front: list[Member] = field(default_factory=list)
     best_round: int = 0  # when `best` came, or the last restart was
     restarts: int = 0
 
@@ -28,6 +33,7 @@ class Island:
     def add(self, member: Member, round_: int) -> None:
         """The newest member."""
         self.members.append(member)
+        self.front = front(sorted([*self.front, member], key=lambda m: (-m.fitness, m.statements)))
         if self.best is None or member.fitness > self.best.fitness:
             self.best, self.best_round = member, round_
 

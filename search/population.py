@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,29 +21,36 @@ from .ledger import Child
 from .niche import Niche, niche_of
 
 _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must rise as fast as what it judges
+REPEAT = "dropped: trains as row"
 _ENOUGH = 20  # scores before a hurdle drops by quantile
 _FAVOUR = 3  # a niche with half of the best fitness of all has an eighth of its children
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
-Met: TypeAlias = dict[int, tuple[int, int]]  # losses at a stage -> round and number of the first row with them
+class Trained(NamedTuple):
+    """The first row that trained to certain losses, and the round that it is of."""
+
+    round: int
+    child: int
+    size: tuple[int, int]  # states, statements
 
 
-def met_key(stage: int, losses: Sequence[Sequence[float]]) -> int:
-    """Tells what a child trained to at a stage from what others did; of floats alone, so that it is the same always."""
-    return hash((stage, *(tuple(row) for row in losses)))
+def losses_key(losses: Sequence[Sequence[float]]) -> int:
+    """Of finite floats alone, whose hash is the same always."""
+    return hash(tuple(map(tuple, losses)))
 
 
 @dataclass(frozen=True)
 class Member:
-    """A program that may become a parent: its row, its text, a factor on its peak lr, how good it is, and the
-    RMS of its update on the probe. Parsed only when it is read.
+    """A program that may become a parent: its row, its text, how good it is, the RMS of its update on the probe, the
+    number of its live statements, and a factor on its peak lr. Parsed only when it is read.
     """
 
     child: int | None
     text: str
     fitness: float
     rms: float
+    statements: int
     factor: float = 1.0
 
     @cached_property
@@ -70,7 +77,7 @@ class Fold:
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
-    met: Met = field(default_factory=dict)
+    trained: dict[int, Trained] = field(default_factory=dict)  # by losses at the stage before the last
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
@@ -158,8 +165,12 @@ class Fold:
             self.credit.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
+            if score["dropped"] and child.reason.startswith(REPEAT):
+                break  # many alike would set the hurdle at what they share
             self._recent(niche)[stage].append(score["fitness"])
-            self.met.setdefault(met_key(stage, score["losses"]), (self.rounds, child.child))
+            if stage + 2 == len(self.config.stages) and score["fitness"] > LOWEST:
+                first = Trained(self.rounds, child.child, (child.state, child.statements))
+                self.trained.setdefault(losses_key(score["losses"]), first)
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
 
@@ -174,8 +185,8 @@ class Fold:
             return None
         fitness, rms, _ = self.scored[child.child] = self.scored[source]
         if child.alias_of is None:
-            return Member(child.child, child.final, fitness, rms)
-        return Member(child.child, child.program, fitness, rms, rms / (child.rms or rms))
+            return Member(child.child, child.final, fitness, rms, child.statements)
+        return Member(child.child, child.program, fitness, rms, child.statements, rms / (child.rms or rms))
 
     def _audit(self, child: Child) -> None:
         """Wrongly dropped: would have been among the better half of those that came through."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..evaluator.fitness import Job, Score, by_seed, joined
 from .breed import Bred, make_child, make_start, remember
 from .config import SearchConfig
 from .ledger import Child
-from .population import Fold, Met, met_key
+from .population import REPEAT, Fold, Trained, losses_key
 from .strategies import Evolution
 
 _ATTEMPTS = 20  # a round closes at this many attempts per trainable child
@@ -39,7 +39,7 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
     stages = range(len(fold.config.stages))
     hurdles = {niche: [fold.threshold(stage, niche) for stage in stages] for niche in set(niches.values())}
     thresholds = {i: hurdles[niche] for i, niche in niches.items()}
-    return Round(fold.config, number, [new.child for new in bred], programs, thresholds, fold.met, fold.rounds)
+    return Round(fold.config, number, [new.child for new in bred], programs, thresholds, fold.trained, fold.rounds)
 
 
 def is_trainable(child: Child) -> bool:
@@ -56,7 +56,7 @@ class Round:
     children: list[Child]
     programs: dict[int, Program]  # of those that are trained, by position, at their best learning rate so far
     thresholds: dict[int, list[float]]  # of the same, at each stage
-    met: Met  # what losses were met at a stage; it grows, and what is as new as `folded` is not looked at
+    trained: Mapping[int, Trained]  # the fold's, which grows: what is of round `folded` or later is not looked at
     folded: int  # rounds that the fold held which this one was bred from
     stage: int = 0
     active: list[int] = field(default_factory=list)  # positions of children that go on
@@ -108,11 +108,9 @@ class Round:
         """The child with this stage's score. One that was dropped before is only trained on for the audit."""
         fault = score.reason.startswith(SET_ASIDE)
         failed = f"{'fault' if fault else 'failed'}: {score.reason}" if score.reason else ""
-        below = f"dropped: stage {self.stage + 1}" if is_below else ""
-        is_last = self.stage + 1 == len(self.config.stages)
-        repeat = "" if is_last or failed or child.reason else self._repeat(child, score)
-        newly_dropped = below and not failed and not repeat and not child.reason and not is_last
-        reason = child.reason or failed or repeat or below
+        dropped = self._repeats(child, score) or (f"dropped: stage {self.stage + 1}" if is_below else "")
+        newly_dropped = dropped and not failed and not child.reason and self.stage + 1 < len(self.config.stages)
+        reason = child.reason or failed or dropped
         record = {
             "fitness": score.fitness, "speedups": score.speedups, "losses": score.losses, "dropped": bool(reason),
         }  # fmt: skip
@@ -121,12 +119,14 @@ class Round:
             audited=child.audited or bool(newly_dropped and self._drawn(child)),
         )  # fmt: skip
 
-    def _repeat(self, child: Child, score: Score) -> str:
-        """Why a child that trained to the very losses of an earlier one goes no further: to the end it would do as that
-        did, but for what neither the probe nor this stage has seen.
+    def _repeats(self, child: Child, score: Score) -> str:
+        """Why a child goes no further that trained to the very losses of an earlier one, before the last stage, and is
+        no smaller: in nine pairs of ten the end is the same too.
         """
-        first, row = self.met.get(met_key(self.stage, score.losses), (self.folded, child.child))
-        return f"dropped: trains as row {row} did" if first < self.folded else ""
+        first = self.trained.get(losses_key(score.losses)) if self.stage + 2 == len(self.config.stages) else None
+        if first is None or first.round >= self.folded or (child.state, child.statements) < first.size:
+            return ""
+        return f"{REPEAT} {first.child} did"
 
     def _drawn(self, child: Child) -> bool:
         """Whether a dropped child is trained to the end all the same; drawn by its number, not by chance."""

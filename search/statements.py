@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..dsl.errors import ProgramError
-from ..dsl.flow import flow
 from ..dsl.kind import Kind
 from ..dsl.kinds import check, infer, start_kinds
-from ..dsl.program import FIRST, NOWHERE, Arg, Const, Program, Statement, rebuilt
-from ..dsl.uses import Uses
+from ..dsl.program import Arg, Const, Program, Statement, rebuilt
 
 
 def kinds_at(program: Program, place: int) -> dict[int, Kind]:
@@ -64,17 +62,3 @@ def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg
     except ProgramError:
         return None
     return child
-
-
-def without_dead(program: Program) -> Program:
-    """The program less the statements that neither its update nor a state that matters is computed from.
-
-    States stay, for they cannot come again; one that does not matter keeps its value.
-    """
-    if any(s.target == NOWHERE for s in program.statements):
-        return program  # a repeat: what is computed in it is read at later turns
-    uses, live = Uses(program), {index for index, _ in flow(program).states}
-    used = uses.reach([uses.ends[0], *(uses.ends[1 + index] for index in live)])
-    ends = [end if i in live else FIRST + i for i, end in enumerate(program.returns[1:])]
-    kept = [s for i, s in enumerate(program.statements) if i in used]
-    return edited(program, kept, (program.returns[0], *ends)) or program

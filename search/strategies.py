@@ -22,10 +22,16 @@ class Evolution:
 
     def __init__(self, config: SearchConfig) -> None:
         self.mutator = Mutator(config.space)
-        self.tournament, self.edits = config.tournament, config.edits
+        self.tournament, self.edits, self.front = config.tournament, config.edits, config.front
 
     def parent(self, island: Island, random: Generator) -> Member:
-        """The fittest of `tournament` members drawn with replacement."""
+        """The fittest of `tournament` members drawn with replacement; of a share of children one of the front.
+
+        Hall-of-fame migration in PySR (Cranmer 2023, arXiv:2305.01582): what is short has more children that mean
+        something, and longer programs that are a little fitter crowd it out.
+        """
+        if island.front and random.random() < self.front:
+            return island.front[int(random.integers(len(island.front)))]
         drawn = [island.members[int(random.integers(len(island.members)))] for _ in range(self.tournament)]
         return max(drawn, key=lambda member: member.fitness)
 

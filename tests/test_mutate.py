@@ -14,8 +14,8 @@ from stepsmith.dsl import SPACES, Const, Kind, Program, check
 from stepsmith.dsl.keys import structural_key
 from stepsmith.dsl.kinds import infer, start_kinds
 from stepsmith.dsl.program import PROGRESS, T, W
+from stepsmith.dsl.uses import without_dead
 from stepsmith.search.mutate import MAX_STATEMENTS, Mutator
-from stepsmith.search.statements import without_dead
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -14,6 +14,7 @@ import pytest
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.cost import Cost
+from stepsmith.dsl.flow import flow
 from stepsmith.dsl.keys import behaviour, skeleton_key
 from stepsmith.dsl.symmetry import is_odd
 from stepsmith.evaluator import tune
@@ -24,7 +25,7 @@ from stepsmith.evaluator.fitness import Job, Score, evaluate
 from stepsmith.evaluator.statistics import Interval, geometric_interval
 from stepsmith.report.elites import elite_rows, write_elites
 from stepsmith.search import elites as elites_module
-from stepsmith.search.breed import make_child, make_start, start_member
+from stepsmith.search.breed import _scales_with_lr, make_child, make_start, start_member
 from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_config
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
 from stepsmith.search.found import load_any
@@ -46,7 +47,7 @@ SGD = "def sgd(w, g, lr=0.5):\n    return lr * g\n"
 def run(tmp_path_factory):
     """A finished run: its folder, rows by number, and fold."""
     folder = tmp_path_factory.mktemp("search")
-    fold = search(folder / "run", small(folder, steps=20_000, audit=0.3, seed=4))
+    fold = search(folder / "run", small(folder, steps=20_000, audit=0.3, seed=8))
     return folder / "run", {c.child: c for c in children(folder / "run")}, fold
 
 
@@ -57,6 +58,11 @@ def parsed(row: Child) -> Program:
 def source(rows: dict[int, Child], row: Child) -> Child:
     """The row that was trained for a row."""
     return row if row.alias_of is None else rows[row.alias_of]
+
+
+def repeats(row: Child) -> bool:
+    """Whether the row was ended as another had trained to the same."""
+    return row.reason.startswith("dropped: trains as row")
 
 
 def scale(row: Child) -> float:
@@ -134,6 +140,9 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
             fitting = program.with_lr(program.peak * parent / row.rms)
             assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-12, abs=0)
     assert kept > 30 and changed > 3
+    for number, (_, rms, _) in fold.scored.items():  # as the whole text has it at its best rate
+        if _scales_with_lr(flow(Program.parse(source(rows, rows[number]).final))):
+            assert rms == pytest.approx(scale(source(rows, rows[number])), rel=1e-9)
 
 
 def test_a_child_depends_on_its_number_and_the_fold_alone(run):
@@ -211,13 +220,22 @@ def test_a_start_that_prefers_a_direction_is_refused(tmp_path):
 
 
 def test_what_trains_as_an_earlier_row_did_goes_no_further(run):
-    _, rows, _ = run
-    ended = {r.child: int(r.reason.split()[4]) for r in rows.values() if "trains as row" in r.reason}
-    assert len(ended) > 3
-    for number, first in ended.items():
-        stage = len(rows[number].scores) - 1
-        assert stage < 1 and rows[number].scores[stage]["losses"] == rows[first].scores[stage]["losses"]
-        assert rows[first].round < rows[number].round and not rows[number].audited
+    """Where an earlier round that was folded when it was bred has a row with the same losses that is no larger."""
+    _, rows, fold = run
+    first: dict[str, Child] = {}
+    ended = 0
+    for row in (r for r in rows.values() if r.scores and not r.reason.startswith("failed")):
+        losses = str(row.scores[0]["losses"])
+        other = first.get(losses)
+        known = other is not None and other.round <= row.round - fold.config.delay
+        expected = known and (row.state, row.statements) >= (other.state, other.statements)
+        assert repeats(row) == expected
+        if expected:
+            assert row.reason == f"dropped: trains as row {other.child} did" and row.scores[0]["dropped"]
+            ended += 1
+        else:
+            first.setdefault(losses, row)
+    assert ended > 3
 
 
 def test_a_schedule_is_no_start():
@@ -230,11 +248,11 @@ def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):
     _, rows, fold = run
     config, drops = fold.config, 0
     for number in range(fold.rounds):
-        past = [r for r in rows.values() if r.round <= number - config.delay and r.scores]
+        past = [r for r in rows.values() if r.round <= number - config.delay and r.scores and not repeats(r)]
         scores = [r.scores[0]["fitness"] for r in past][-64:]
         bar = np.quantile(scores, config.stages[0].drop) if len(scores) >= 20 else 0.0
         bar = max(bar, np.nextafter(LOWEST, 1))
-        judged = [r for r in rows.values() if r.round == number and r.scores and "trains as row" not in r.reason]
+        judged = [r for r in rows.values() if r.round == number and r.scores and not repeats(r)]
         for row in judged:
             good = row.scores[0]["fitness"] >= bar
             assert row.scores[0]["dropped"] != good

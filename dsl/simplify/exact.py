@@ -10,8 +10,8 @@ from ..flow import Flow, flow
 from ..kind import Kind
 from ..kinds import result_kind
 from ..ops import OPS
-from ..program import FIRST, NOWHERE, REPEAT, Arg, Const, Program, Statement, rebuilt
-from ..uses import Uses
+from ..program import FIRST, REPEAT, Arg, Const, Program, Statement
+from ..uses import without_dead
 from .rules import PATTERNS
 from .settle import settle
 
@@ -32,7 +32,7 @@ def exact(program: Program, patterns: bool = True) -> Program:
         return lr * m, m
     """
     if any(s.op == REPEAT for s in program.statements):
-        return _without_dead(program)
+        return without_dead(program)
     for _ in range(_ROUNDS):  # until it is its own exact form, order of statements included
         shorter = _rebuilt(program, flow(program), patterns)
         if shorter == program:
@@ -156,17 +156,6 @@ def _program(program: Program, live: Flow, anew: _Rebuild, ends: list[Arg], name
         tuple(live.hypers[slot] for slot in hypers), program.lr, program.periods, program.roles, None,
         program.schedule, tuple(titles), program.name, program.doc,
     )  # fmt: skip
-
-
-def _without_dead(program: Program) -> Program:
-    uses = Uses(program)
-    live = [i for i, _ in flow(program).states]
-    ends = [uses.ends[0], *(uses.ends[1 + i] for i in live)]
-    used = uses.reach(ends)
-    marks = {i for i, s in enumerate(program.statements) if s.target == NOWHERE}
-    if len(live) < len(program.states):
-        return program  # a repeat may hold the dead state's slot
-    return rebuilt(program, [s for i, s in enumerate(program.statements) if i in used or i in marks], program.returns)
 
 
 class _Pattern:
