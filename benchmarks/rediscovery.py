@@ -38,7 +38,7 @@ RUNS = Path("runs", "rediscovery")
 FAMILIES = ("lion", "cautious")
 SEED = 301  # the first
 STARTS = {"momentum": "momentum", "adamw": "adamw@bytes_b64"}
-_ELITES = 16
+_ELITES = 12
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,10 @@ class SearchConfig(BaseModel):
             raise ValueError(f"niches: they have islands of their own; leave out islands = {self.islands}")
         return self
 
+    def tells_copies(self, stage: int) -> bool:
+        """Whether equal losses at a stage say that two programs are one: before the last, on all of its tasks."""
+        return stage + 1 < len(self.stages) and set(self.stages[stage].tasks) == set(self.stages[-1].tasks)
+
     def trial(self, stage: int) -> Trial:
         """What stage number `stage` trains."""
         s = self.stages[stage]

@@ -77,7 +77,7 @@ class Fold:
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
-    trained: dict[int, Trained] = field(default_factory=dict)  # by losses at the stage before the last
+    trained: dict[int, Trained] = field(default_factory=dict)  # by losses, where they tell copies
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
@@ -168,7 +168,7 @@ class Fold:
             if score["dropped"] and child.reason.startswith(REPEAT):
                 break  # many alike would set the hurdle at what they share
             self._recent(niche)[stage].append(score["fitness"])
-            if stage + 2 == len(self.config.stages) and score["fitness"] > LOWEST:
+            if self.config.tells_copies(stage) and score["fitness"] > LOWEST:
                 first = Trained(self.rounds, child.child, (child.state, child.statements))
                 self.trained.setdefault(losses_key(score["losses"]), first)
             if score["dropped"]:

@@ -120,10 +120,10 @@ class Round:
         )  # fmt: skip
 
     def _repeats(self, child: Child, score: Score) -> str:
-        """Why a child goes no further that trained to the very losses of an earlier one, before the last stage, and is
-        no smaller: in nine pairs of ten the end is the same too.
+        """Why a child goes no further that trained to the very losses of an earlier one and is no smaller: at a quarter
+        of the budget in nine pairs of ten the end is the same too.
         """
-        first = self.trained.get(losses_key(score.losses)) if self.stage + 2 == len(self.config.stages) else None
+        first = self.trained.get(losses_key(score.losses)) if self.config.tells_copies(self.stage) else None
         if first is None or first.round >= self.folded or (child.state, child.statements) < first.size:
             return ""
         return f"{REPEAT} {first.child} did"
