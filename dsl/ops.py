@@ -286,6 +286,12 @@ SPACES: dict[str, Space] = {
         "the rows of elementwise that at least one catalogued rule is written with; half of elementwise, most of it "
         "trigonometry and logarithms, is in none.",
     ),
+    "pointwise": Space(
+        "pointwise",
+        tuple(name for name in _PUBLISHED if OPS[name].elementwise),
+        "the rows of published in which no element of a tensor sees another: such rules step in one pass and shard "
+        "without communication.",
+    ),
     "elementwise": Space(
         "elementwise",
         (*_LION45, *_BESIDE),

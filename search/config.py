@@ -24,6 +24,7 @@ from ..dsl.ops import SPACES
 from ..dsl.symmetry import is_odd
 from ..evaluator.fitness import Trial
 from ..proxies import full_name
+from ..proxies.schedule import DECAYS
 from .found import load_any
 from .strategies import STRATEGIES
 
@@ -111,6 +112,9 @@ class SearchConfig(BaseModel):
     adapt: bool = Field(False, description="weigh kinds of edit by how often they paid off")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the model's passes in training")
     audit: float = Field(0.02, ge=0, le=1, description="share of the dropped that is trained to the end")
+    decay: str | None = Field(
+        None, description="shape in which the learning rate of what is scored falls; by default AdamW's, as tuned"
+    )
     held_out: tuple[str, ...] = Field(("bytes_b64_wide",), description="tasks the search never trains on")
 
     @field_validator("start", "held_out", mode="before")
@@ -124,6 +128,13 @@ class SearchConfig(BaseModel):
         known: Mapping[str, object] = STRATEGIES if field.field_name == "strategy" else SPACES
         if name not in known:
             raise ValueError(f"unknown {field.field_name} {name!r}; {did_you_mean(name, known)}")
+        return name
+
+    @field_validator("decay")
+    @classmethod
+    def _known_decay(cls, name: str | None) -> str | None:
+        if name is not None and name not in DECAYS:
+            raise ValueError(f"unknown decay {name!r}; {did_you_mean(name, DECAYS)}")
         return name
 
     @field_validator("start")
@@ -166,14 +177,15 @@ class SearchConfig(BaseModel):
         return self
 
     def tells_copies(self, stage: int) -> bool:
-        """Whether equal losses at a stage say that two programs are one: before the last, on all of its tasks."""
-        return stage + 1 < len(self.stages) and set(self.stages[stage].tasks) == set(self.stages[-1].tasks)
+        """Whether equal losses at a stage say that two programs are one: before the last, on tasks of it, run whole."""
+        here, last = self.stages[stage], self.stages[-1]
+        return stage + 1 < len(self.stages) and here.share >= last.share and set(here.tasks) <= set(last.tasks)
 
     def trial(self, stage: int) -> Trial:
         """What stage number `stage` trains."""
         s = self.stages[stage]
         first = 1000 * (stage + 1)
-        return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors, self.dtype)
+        return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors, self.dtype, self.decay)
 
 
 def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[str] = ()) -> SearchConfig:

@@ -7,7 +7,7 @@ in float32 whatever the search trained in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
@@ -57,19 +57,20 @@ def rescore(
     `look` counts re-scorings of this run from 1: each has seeds of its own, and the intervals are corrected for
     the programs of all of them, so that resuming until something looks good proves nothing.
     """
-    tasks = fold.config.stages[-1].tasks
+    tasks, decay = fold.config.stages[-1].tasks, fold.config.decay
     pick, show = fresh_seeds(look)
     candidates = _candidates(fold)
     if not candidates:
         return []
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
     states = [c.state for c in candidates]
-    order = race(dispatcher, [Program.parse(c.final) for c in candidates], Trial(tasks, seeds=pick), count, states)
+    picking = Trial(tasks, seeds=pick, decay=decay)
+    order = race(dispatcher, [Program.parse(c.final) for c in candidates], picking, count, states)
     chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold.fittest.niches(), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = scores(dispatcher, programs, Trial(tasks, seeds=show))
-    held_out = {name: held_out_scores(dispatcher, programs, name, look) for name in fold.config.held_out}
+    shown = scores(dispatcher, programs, replace(picking, seeds=show))
+    held_out = {name: held_out_scores(dispatcher, programs, name, look, decay) for name in fold.config.held_out}
     looked_at = len(chosen) * look
     elites = []
     for index, child in enumerate(chosen):
@@ -92,10 +93,10 @@ def best_on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, count: int = 8) -> S
     programs = [Program.parse(c.final) for c in list(fold.fittest)[:count]]
     if not programs:
         return None
-    tasks = fold.config.stages[-1].tasks
     pick, show = fresh_seeds(1)
-    best, *_ = race(dispatcher, programs, Trial(tasks, seeds=pick), 1, [""] * len(programs))
-    return scores(dispatcher, [programs[best]], Trial(tasks, seeds=show))[0]
+    picking = Trial(fold.config.stages[-1].tasks, seeds=pick, decay=fold.config.decay)
+    best, *_ = race(dispatcher, programs, picking, 1, [""] * len(programs))
+    return scores(dispatcher, [programs[best]], replace(picking, seeds=show))[0]
 
 
 def pareto(elites: Sequence[Elite]) -> list[Elite]:
@@ -144,11 +145,14 @@ def _unlike(ranked: Sequence[Child], skeletons: Mapping[int, str]) -> list[Child
     return list(first.values())
 
 
-def held_out_scores(dispatcher: Dispatcher, programs: list[Program], name: str, look: int) -> list[Score]:
+def held_out_scores(
+    dispatcher: Dispatcher, programs: list[Program], name: str, look: int, decay: str | None = None
+) -> list[Score]:
     """Scores on a held-out task, each at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)
-    moved = scores(dispatcher, programs, Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS))
-    return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show))
+    moving = Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS, decay=decay)
+    moved = scores(dispatcher, programs, moving)
+    return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show, decay=decay))
 
 
 def _interval(score: Score, looked_at: int) -> Interval:

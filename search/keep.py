@@ -106,14 +106,14 @@ def measured(
     """The speedups of a program, from its printed text, on the tasks of a search and those that it held out."""
     program = Program.parse(str(program))
     _, show = fresh_seeds(_LOOK)
-    own = list(dict.fromkeys(config["stages"][-1]["tasks"]))
+    own, decay = list(dict.fromkeys(config["stages"][-1]["tasks"])), config.get("decay")
     found = []
     for task in [*own, *config["held_out"]]:
         tell(f"scoring on {len(show)} fresh seeds of {task}")
         if task in own:
-            [score] = scores(dispatcher, [program], Trial((task,), seeds=show))
+            [score] = scores(dispatcher, [program], Trial((task,), seeds=show, decay=decay))
         else:
-            [score] = held_out_scores(dispatcher, [program], task, _LOOK)
+            [score] = held_out_scores(dispatcher, [program], task, _LOOK, decay)
         factor = score.program.peak / program.peak
         found.append(Scored(task=task, seeds=show, speedups=score.speedups[0], factor=factor))
     return tuple(found)

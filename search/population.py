@@ -22,8 +22,8 @@ from .niche import Niche, niche_of
 
 _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must rise as fast as what it judges
 REPEAT = "dropped: trains as row"
-_ENOUGH = 20  # scores before a hurdle drops by quantile
-_FAVOUR = 3  # a niche with half of the best fitness of all has an eighth of its children
+_ENOUGH = 8  # scores before a hurdle drops by quantile
+_FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 

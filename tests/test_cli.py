@@ -350,7 +350,7 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
         ("tournamnt = 3", "search.toml: unknown option 'tournamnt'; did you mean 'tournament'?"),
         ("[[stages]]\ntasks = ['quadratic']\nsead = 3", "search.toml: unknown option 'sead'; did you mean 'seeds'?"),
         ("[[stages]]\ntask = ['quadratic']", "search.toml: unknown option 'task'; did you mean 'tasks'?"),
-        ("taks = ['quadratic']", "search.toml: unknown option 'taks'; known: adapt, audit, delay, dtype, edits, "),
+        ("taks = ['quadratic']", "search.toml: unknown option 'taks'; known: adapt, audit, decay, delay, dtype, "),
         ("tasks = ['quadratic']", "search.toml: unknown option 'tasks'; it is an option of a stage, under [[stages]]"),
         ("[[stages]]\ntasks = ['quadratik']", "search.toml: stages.0.tasks: unknown task 'quadratik': did you mean"),
         ("held_out = ['digit']", "search.toml: held_out: unknown task 'digit': did you mean 'digits'?"),

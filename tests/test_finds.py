@@ -231,7 +231,8 @@ def test_every_find_on_the_shelf_gives_its_recorded_scores(name):
 @pytest.mark.parametrize("name", finds.finds())
 def test_a_find_on_the_shelf_scores_from_its_text_what_was_recorded(name):
     """Its first seed, in a fresh process of one thread as workers are, on the first task of the search."""
-    scored = recorded_here(name).scores[0]
+    found = recorded_here(name)
+    scored, decay = found.scores[0], found.config.get("decay")
     code = (
         "from stepsmith.discovered import load\n"
         "from stepsmith.dsl import Program\n"
@@ -239,7 +240,7 @@ def test_a_find_on_the_shelf_scores_from_its_text_what_was_recorded(name):
         "from stepsmith.evaluator.train import use_one_thread\n"
         "use_one_thread()\n"
         f"program = Program.parse(str(load({name!r})))\n"
-        f"[score] = evaluate(Job((program,), Trial(({scored.task!r},), seeds=({scored.seeds[0]},))))\n"
+        f"[score] = evaluate(Job((program,), Trial(({scored.task!r},), seeds=({scored.seeds[0]},), decay={decay!r})))\n"
         "print(score.speedups[0][0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
