@@ -177,9 +177,12 @@ class SearchConfig(BaseModel):
         return self
 
     def tells_copies(self, stage: int) -> bool:
-        """Whether equal losses at a stage say that two programs are one: before the last, on tasks of it, run whole."""
+        """Whether equal losses at a stage say that two programs are one: before the last, where it trains all tasks of
+        it, or some of them whole.
+        """
         here, last = self.stages[stage], self.stages[-1]
-        return stage + 1 < len(self.stages) and here.share >= last.share and set(here.tasks) <= set(last.tasks)
+        some, whole = set(here.tasks) <= set(last.tasks), here.share >= last.share
+        return stage + 1 < len(self.stages) and some and (whole or len(set(here.tasks)) == len(set(last.tasks)))
 
     def trial(self, stage: int) -> Trial:
         """What stage number `stage` trains."""

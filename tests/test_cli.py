@@ -357,6 +357,7 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
         ("round = 'many'", "search.toml: round: "),
         ("steps = 0", "search.toml: steps: "),
         ("stages = []", "search.toml: stages: "),
+        ("decay = 'linaer'", "search.toml: decay: unknown decay 'linaer'; did you mean 'linear'?"),
         ("dtype = 'float8'", "search.toml: dtype: "),
         ("round = 100_000_000", "round: 100000000 children train as 100000001 copies: a population of 100000001 on"),
         ("space = lion45", "search.toml: Invalid value (at line 1, column 9)"),
@@ -387,7 +388,7 @@ def test_the_readme_shows_every_key_with_its_default(tmp_path):
     shown = read_config(tmp_path / "my.toml", {})
     assert shown.model_fields_set == SearchConfig.model_fields.keys()
     assert shown.stages[0].model_fields_set == Stage.model_fields.keys()
-    changed = {"steps": None, "stages": SearchConfig().stages}
+    changed = {"steps": None, "decay": None, "stages": SearchConfig().stages}
     assert shown.model_copy(update=changed) == SearchConfig()
     assert shown.stages == (Stage(tasks=shown.stages[0].tasks),)
 

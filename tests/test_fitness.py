@@ -170,6 +170,20 @@ def test_an_empty_place_leaves_the_others_as_they_were():
             assert text is None or score == before
 
 
+def test_candidates_may_train_on_another_decay_than_adamw_beside_them():
+    """What each loses and wins is held against AdamW as it was tuned, whatever shape the others have."""
+    reference = curve_of(task("quadratic")).points[0].run()
+    shapes = ("linear", "cosine", "constant_linear")
+    own, *others = sorted(shapes, key=lambda shape: shape != reference.decay)
+    plain = steps_of(GOOD)[0]
+    assert steps_of(GOOD, trial=replace(QUADRATIC, decay=own))[0] == plain
+    for shape in others:
+        [score] = steps_of(GOOD, trial=replace(QUADRATIC, decay=shape))
+        [alone] = train(task("quadratic"), [replace(reference, program=Program.parse(GOOD), decay=shape)], 0, 25)
+        assert score.losses[0][0] == pytest.approx(alone.loss, rel=1e-5)
+        assert (score.speedups[0] > plain.speedups[0]) == (alone.loss < plain.losses[0][0])
+
+
 def test_passes_in_bfloat16_change_losses_little():
     [exact] = steps_of(GOOD, trial=Trial(("digits",), share=0.125))
     [low] = steps_of(GOOD, trial=Trial(("digits",), share=0.125, dtype="bfloat16"))

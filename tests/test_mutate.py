@@ -10,7 +10,7 @@ import pytest
 
 from stepsmith.discovered import load, names
 from stepsmith.discovered.families import families
-from stepsmith.dsl import SPACES, Const, Kind, Program, check
+from stepsmith.dsl import OPS, SPACES, Const, Kind, Program, check
 from stepsmith.dsl.keys import structural_key
 from stepsmith.dsl.kinds import infer, start_kinds
 from stepsmith.dsl.program import PROGRESS, T, W
@@ -180,6 +180,13 @@ def test_published_is_what_catalogued_rules_are_written_with():
     rules = [part for name in names() for part in load(name).parts()]
     used = {s.op for rule in rules for s in rule.statements}
     assert set(SPACES["published"].ops) == used & set(SPACES["elementwise"].ops)
+
+
+def test_in_pointwise_no_element_sees_another(starts):
+    calls = {s.op for child, _ in children(starts["lion"], Mutator("pointwise"), 5_000) for s in child.statements}
+    assert calls == set(SPACES["pointwise"].ops) < set(SPACES["published"].ops)
+    assert all(OPS[name].elementwise for name in calls)
+    assert {"norm", "clip", "mean"} <= set(SPACES["published"].ops) - calls
 
 
 def test_an_argument_gives_way_to_one_of_its_kind_first(starts):
