@@ -106,7 +106,7 @@ def search(
     ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help=f"Task to train on, in place of bytes_b64; repeatable. {_TASK}"),
+        typer.Option(help=f"Task to train on, in place of the byte model's; repeatable. {_TASK}"),
     ] = None,
     held_out: Annotated[
         list[str] | None, typer.Option(help="Task that the search never trains on, for the end; repeatable.")

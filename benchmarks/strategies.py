@@ -28,10 +28,16 @@ VARIANTS: dict[str, dict[str, object]] = {
     "evolution": {},
     "random": {"strategy": "random"},
     "constants": {"strategy": "constants"},
-    "islands": {"islands": 4, "population": 25},
+    "islands": {"niches": False, "islands": 4, "population": 25},
+    "one population": {"niches": False},
+    "no hurdles": {"stages": SearchConfig().stages[-1:]},
+    "no ageing": {"population": 1_000_000},
+    "no restarts": {"patience": 1_000_000},
+    "no dead code": {"tidy": 1.0},
+    "no tuning": {"tune": 0.0},
+    "no front": {"front": 0.0},
     "adapt": {"adapt": True},
     "edits 4": {"edits": 4.0},
-    "edits 1.5": {"edits": 1.5},
 }
 RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 
@@ -80,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1_000_000, help="training steps of each search")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--start", default="adamw@bytes_b64")
+    parser.add_argument("--start", default="momentum")
     parser.add_argument("--only", choices=sorted(VARIANTS), nargs="+", default=list(VARIANTS), help="of the variants")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()

@@ -16,13 +16,15 @@ from ..proxies import Task, task
 from .curve import Curve, NoCurve, curve_of, curves_digest
 from .train import Outcome, Run, train
 
+TUNED = "tuned"  # the decay shape that was tuned for AdamW
+
 
 @dataclass(frozen=True)
 class Trial:
     """What candidates are trained on: tasks at a share of their budgets, seeds, and factors on the peak lr.
 
-    `dtype` is that of the model's passes in training, `decay` the shape in which the candidates' learning rate falls,
-    by default the one that was tuned for AdamW. AdamW itself is always trained as it was tuned.
+    `dtype` is that of the model's passes in training, `decay` the shape in which the candidates' learning rate falls
+    after the warm-up; AdamW itself is always trained as it was tuned.
     """
 
     tasks: tuple[str, ...]
@@ -30,7 +32,7 @@ class Trial:
     seeds: tuple[int, ...] = (0,)
     lr_factors: tuple[float, ...] = (1.0,)
     dtype: str = "float32"
-    decay: str | None = None
+    decay: str = TUNED
 
     def steps_each(self) -> int:
         """Training steps that one candidate takes."""
@@ -133,11 +135,11 @@ def _train_paired(
 ) -> list[tuple[float, float, str]]:
     """(speedup, loss, reason) of every run; an empty place is filled with AdamW.
 
-    Candidates train on the warm-up that was tuned for AdamW, and on its decay shape unless the trial has another.
+    Candidates train on the warm-up that was tuned for AdamW, and on the trial's decay shape.
     """
     steps, curve = _steps(task, trial.share), curve_of(task)
     reference = curve.point(steps).run()
-    shaped = replace(reference, decay=trial.decay or reference.decay)
+    shaped = reference if trial.decay == TUNED else replace(reference, decay=trial.decay)
     candidates = [replace(shaped, program=r) if r else reference for r in runs]
     outcomes = train(task, [*candidates, reference], seed, steps, device, trial.dtype)
     return [_paired(outcome, outcomes[-1], curve, steps) for outcome in outcomes[:-1]]

@@ -77,13 +77,13 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     probe equals the parent's, unless the edit was to a number.
     """
     random = np.random.Generator(np.random.Philox(key=[fold.config.seed, number]))
-    parent = strategy.parent(fold.island(number), random)
-    weights = fold.credit.weights(strategy.mutator.weights) if fold.config.adapt else None
+    parent, mutator, length = strategy.plan(fold.island(number), random)
+    weights = fold.credit.weights(mutator.weights) if fold.config.adapt else None
     program, edits = parent.program, []
     if random.random() < fold.config.tidy:
         program = without_dead(program)
-    for _ in range(strategy.length(random)):
-        program, edit = strategy.mutator.mutate(program, random, weights)
+    for _ in range(length):
+        program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
 from ..evaluator.dispatcher import Dispatcher
-from ..evaluator.fitness import Score, Trial, geometric_mean
+from ..evaluator.fitness import TUNED, Score, Trial, geometric_mean
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
@@ -146,7 +146,7 @@ def _unlike(ranked: Sequence[Child], skeletons: Mapping[int, str]) -> list[Child
 
 
 def held_out_scores(
-    dispatcher: Dispatcher, programs: list[Program], name: str, look: int, decay: str | None = None
+    dispatcher: Dispatcher, programs: list[Program], name: str, look: int, decay: str = TUNED
 ) -> list[Score]:
     """Scores on a held-out task, each at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)

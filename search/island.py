@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .fittest import front
+from .structures import Structures
 
 if TYPE_CHECKING:
     from .population import Member
@@ -24,6 +25,7 @@ class Island:
     members: deque[Member] = field(default_factory=deque)
     best: Member | None = None
     front: list[Member] = field(default_factory=list)
+    structures: Structures = field(default_factory=Structures)
     best_round: int = 0  # when `best` came, or the last restart was
     restarts: int = 0
 
@@ -33,6 +35,7 @@ class Island:
     def add(self, member: Member, round_: int) -> None:
         """The newest member."""
         self.members.append(member)
+        self.structures.add(member)
         self.front = front(sorted([*self.front, member], key=lambda m: (-m.fitness, m.statements)))
         if self.best is None or member.fitness > self.best.fitness:
             self.best, self.best_round = member, round_

@@ -15,7 +15,7 @@ from ..discovered.families import families
 from ..dsl import Program
 from ..dsl.simplify import explain, simplify
 from ..evaluator.dispatcher import Dispatcher
-from ..evaluator.fitness import Trial
+from ..evaluator.fitness import TUNED, Trial
 from ..evaluator.trials import scores
 from ..proxies.whole_file import replace_file
 from .elites import fresh_seeds, held_out_scores
@@ -106,7 +106,7 @@ def measured(
     """The speedups of a program, from its printed text, on the tasks of a search and those that it held out."""
     program = Program.parse(str(program))
     _, show = fresh_seeds(_LOOK)
-    own, decay = list(dict.fromkeys(config["stages"][-1]["tasks"])), config.get("decay")
+    own, decay = list(dict.fromkeys(config["stages"][-1]["tasks"])), config.get("decay", TUNED)
     found = []
     for task in [*own, *config["held_out"]]:
         tell(f"scoring on {len(show)} fresh seeds of {task}")

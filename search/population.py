@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dsl import Program
+from ..dsl.keys import skeleton_key
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
@@ -58,6 +59,11 @@ class Member:
         """The program at its best learning rate."""
         program = Program.parse(self.text)
         return program if self.factor == 1 else program.with_own_lr(program.peak * self.factor)
+
+    @cached_property
+    def skeleton(self) -> str:
+        """What programs share that differ in numbers alone."""
+        return skeleton_key(self.program)
 
 
 @dataclass
@@ -149,6 +155,8 @@ class Fold:
         self.counts["alias" if child.alias_of is not None else child.reason.split(":")[0] or "scored"] += 1
         if child.audited:
             self._audit(child)
+        if child.steps and set(child.edit.split("+")) == {"constant"}:
+            self._tried(child)
         member = self._member(child)
         if member is not None:
             self._home(member).add(member, self.rounds)
@@ -173,6 +181,13 @@ class Fold:
                 self.trained.setdefault(losses_key(score["losses"]), first)
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
+
+    def _tried(self, child: Child) -> None:
+        """A child that moved numbers alone has the structure of its parent, and would live where that does."""
+        if child.parent in self.scored:
+            *_, niche = self.scored[child.parent]
+            island = self.homes[niche] if self.config.niches else self.island(child.child)
+            island.structures.tried(skeleton_key(Program.parse(child.program)))
 
     def _recent(self, niche: Niche) -> list[deque[float]]:
         """Scores at each stage."""

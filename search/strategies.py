@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from numpy.random import Generator
 
@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from .island import Island
     from .population import Member
 
+
+class Plan(NamedTuple):
+    """How a child is made: of which parent, by which edits, and how many."""
+
+    parent: Member
+    mutator: Mutator
+    edits: int
+
+
 _CHAIN = 6  # mean length of a random chain
 _NUMBERS = 2  # mean number of constants that tuning moves at once
 
@@ -21,8 +30,16 @@ class Evolution:
     """Regularized evolution (Real et al. 2019, arXiv:1802.01548): tournament among the recent, the oldest dies."""
 
     def __init__(self, config: SearchConfig) -> None:
-        self.mutator = Mutator(config.space)
-        self.tournament, self.edits, self.front = config.tournament, config.edits, config.front
+        self.mutator, self.numbers = Mutator(config.space), Mutator(config.space, constants_only=True)
+        self.tournament, self.edits = config.tournament, config.edits
+        self.front, self.tune = config.front, config.tune
+
+    def plan(self, island: Island, random: Generator) -> Plan:
+        """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone."""
+        young = island.structures.draw(random) if random.random() < self.tune else None
+        if young is not None:
+            return Plan(young, self.numbers, int(random.geometric(1 / _NUMBERS)))
+        return Plan(self.parent(island, random), self.mutator, self.length(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
         """The fittest of `tournament` members drawn with replacement; of a share of children one of the front.
@@ -43,9 +60,9 @@ class Evolution:
 class Constants(Evolution):
     """Evolution that changes numbers alone: tuning of the start programs."""
 
-    def __init__(self, config: SearchConfig) -> None:
-        super().__init__(config)
-        self.mutator = Mutator(config.space, constants_only=True)
+    def plan(self, island: Island, random: Generator) -> Plan:
+        """By tournament."""
+        return Plan(self.parent(island, random), self.numbers, self.length(random))
 
     def length(self, random: Generator) -> int:
         """A geometric number of edits."""
@@ -54,6 +71,10 @@ class Constants(Evolution):
 
 class RandomChains(Evolution):
     """Chains of the same mutations from the start programs, no selection."""
+
+    def plan(self, island: Island, random: Generator) -> Plan:
+        """From a start."""
+        return Plan(self.parent(island, random), self.mutator, self.length(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
         """A start program."""

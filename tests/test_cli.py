@@ -388,7 +388,7 @@ def test_the_readme_shows_every_key_with_its_default(tmp_path):
     shown = read_config(tmp_path / "my.toml", {})
     assert shown.model_fields_set == SearchConfig.model_fields.keys()
     assert shown.stages[0].model_fields_set == Stage.model_fields.keys()
-    changed = {"steps": None, "decay": None, "stages": SearchConfig().stages}
+    changed = {"steps": None, "stages": SearchConfig().stages}
     assert shown.model_copy(update=changed) == SearchConfig()
     assert shown.stages == (Stage(tasks=shown.stages[0].tasks),)
 

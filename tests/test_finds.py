@@ -232,7 +232,7 @@ def test_every_find_on_the_shelf_gives_its_recorded_scores(name):
 def test_a_find_on_the_shelf_scores_from_its_text_what_was_recorded(name):
     """Its first seed, in a fresh process of one thread as workers are, on the first task of the search."""
     found = recorded_here(name)
-    scored, decay = found.scores[0], found.config.get("decay")
+    scored, decay = found.scores[0], found.config.get("decay", "tuned")
     code = (
         "from stepsmith.discovered import load\n"
         "from stepsmith.dsl import Program\n"
