@@ -65,6 +65,8 @@ def structural_key(program: Program) -> str:
 def skeleton_key(program: Program) -> str:
     r"""A hash as `structural_key` that leaves numbers out: tuning a program does not change it.
 
+    Values that differ in numbers alone stay two: Lion, which has two averages of one gradient, is no tuned Signum.
+
     >>> a = Program.parse("def f(w, g, m, lr=1e-3):\n  m = interp(g, m, 0.9)\n  return lr * m, m")
     >>> b = Program.parse("def f(w, g, m, lr=0.5, beta=0.99):\n  m = interp(g, m, beta)\n  return lr * m, m")
     >>> skeleton_key(a) == skeleton_key(b), structural_key(a) == structural_key(b)
@@ -121,7 +123,7 @@ def _structure(program: Program, numbers: bool) -> object:
             args.sort()
         names[number] = _digest(f"{node.op}({','.join(args)})")
     ends = sorted((order[FIRST + index], name(end)) for index, end in live.states)
-    return name(live.update), ends, _codecs(program, live)
+    return name(live.update), ends, _codecs(program, live), () if numbers else sorted(names.values())
 
 
 def _digest(text: str | bytes) -> str:

@@ -97,8 +97,10 @@ class Fold:
     def island(self, child: int) -> Island:
         """Where the parent of child number `child` lives."""
         best = self.best
-        if not self.config.niches or best is None:
+        if not self.config.niches:
             return self.islands[child % len(self.islands)]
+        if best is None or self.config.strategy == "random":  # which begins with the starts alone
+            return self.islands[0]
         shares = np.cumsum([(i.best.fitness / best.fitness) ** _FAVOUR if i.best else 1 for i in self.islands])
         return self.islands[int(np.searchsorted(shares, child * _GOLDEN % 1 * shares[-1], side="right"))]
 

@@ -29,6 +29,8 @@ MOMENTUM = """def momentum(w, g, m, lr=0.6, beta=0.9):
 """
 
 TOML = """start = ["momentum.opt"]
+space = "elementwise"
+niches = false
 round = 6
 population = 8
 tournament = 3

@@ -150,7 +150,7 @@ def test_the_gpu_section_on_populations_runs(bench, monkeypatch):
         "sin, float32",
         "amax, float64",
         "P chosen by memory",
-        "bytes_b64, update",
+        "bytes, update",
     }
     speeds = ("hour", "share", "CPU cores")
     assert not [str(c) for c in report.checks if not c.passed and not any(word in c.what for word in speeds)]

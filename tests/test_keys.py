@@ -12,7 +12,7 @@ import pytest
 from stepsmith.dsl import Const, Program, Statement
 from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.interpret import Interpreter
-from stepsmith.dsl.keys import behaviour, behaviour_key, key, structural_key
+from stepsmith.dsl.keys import behaviour, behaviour_key, key, skeleton_key, structural_key
 from stepsmith.dsl.program import G, W
 from stepsmith.search.mutate import Mutator
 
@@ -378,3 +378,11 @@ def test_mutants_that_share_a_key_behave_alike(starts, space):
     print(f"{len(families)} keys, {len(merged)} pairs of unlike text share one")
     assert len(merged) >= 30
     assert not wrong, "\n".join(wrong)
+
+
+def test_two_averages_that_differ_in_their_rate_are_no_tuning_of_one():
+    lion = "u = sign(interp(g, m, {})); m = interp(g, m, {}); lr * u, m"
+    signum = "m = interp(g, m, {}); lr * sign(m), m"
+    assert skeleton_key(rule(lion.format(0.9, 0.99))) == skeleton_key(rule(lion.format(0.7, 0.8)))
+    assert skeleton_key(rule(signum.format(0.9))) == skeleton_key(rule(signum.format(0.8)))
+    assert skeleton_key(rule(signum.format(0.9))) != skeleton_key(rule(lion.format(0.9, 0.99)))

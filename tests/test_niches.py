@@ -81,12 +81,12 @@ def test_parents_come_from_every_niche(archipelago):
 
 
 def test_a_poorer_niche_has_fewer_children(archipelago):
-    """Shares are as the cube of the best fitness of each."""
+    """Shares are as the fifth power of the best fitness of each."""
     *_, fold = archipelago
-    cubes = np.array([island.best.fitness**3 for island in fold.islands])
+    powers = np.array([island.best.fitness**5 for island in fold.islands])
     drawn = [fold.island(number) for number in range(3_000)]
     shares = [sum(island is one for one in drawn) / len(drawn) for island in fold.islands]
-    assert len(shares) > 1 and shares == pytest.approx(cubes / cubes.sum(), abs=0.005)
+    assert len(shares) > 1 and shares == pytest.approx(powers / powers.sum(), abs=0.005)
 
 
 def test_resuming_changes_no_row(tmp_path, archipelago):

@@ -103,8 +103,9 @@ def test_children_descend_from_children(run):
         assert row.parent is None or rows[row.parent].round <= row.round - 2  # the delay
 
 
-def test_random_chains_never_select(tmp_path):
-    search(tmp_path / "run", small(tmp_path, strategy="random", stages=ONE_STAGE, steps=1500))
+@pytest.mark.parametrize("niches", [False, True])
+def test_random_chains_never_select(tmp_path, niches):
+    search(tmp_path / "run", small(tmp_path, strategy="random", stages=ONE_STAGE, steps=1500, niches=niches))
     rows = children(tmp_path / "run")
     assert {r.parent for r in rows} == {None}
     assert max(r.edit.count("+") for r in rows) > 5

@@ -222,7 +222,7 @@ def test_a_search_on_a_task_of_ones_own_from_tuning_to_resuming(file, stepsmith)
 
 def test_task_replaces_bytes_in_the_default_stages(file):
     config = read_config(None, {"start": ("sgd",)}, ["my_task.py:Mine", "quadratic"])
-    assert [stage.tasks[0] for stage in config.stages] == ["digits", *[f"{file}:Mine"] * 4]
+    assert [stage.tasks[0] for stage in config.stages] == ["digits", *[f"{file}:Mine"] * 3]
     assert config.stages[-1].tasks == (f"{file}:Mine", "quadratic")
     assert config.start == ("sgd",) and config.held_out == ()
     held_out = read_config(None, {"start": ("sgd",), "held_out": ("my_task.py:Mine",)}, ["quadratic"]).held_out

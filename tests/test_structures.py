@@ -1,0 +1,95 @@
+"""Structures: what is new is tuned before it competes."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stepsmith.dsl import Program
+from stepsmith.dsl.keys import skeleton_key
+from stepsmith.search.population import Member
+from stepsmith.search.structures import _TRIES, Structures
+
+sys.path.append(str(Path(__file__).parent))
+
+from search_tools import children, search, small
+
+SIGN = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, 0.9)\n  return lr * sign(m), m"
+LION = "def f(w, g, m, lr={lr}):\n  u = sign(interp(g, m, 0.9))\n  m = interp(g, m, 0.99)\n  return lr * u, m"
+
+
+def member(number: int, text: str, fitness: float) -> Member:
+    return Member(number, text.format(lr=0.1 + number / 7), fitness, 1.0, 3)
+
+
+def drawn(structures: Structures, times: int = 200) -> Counter:
+    random = np.random.Generator(np.random.Philox(key=1))
+    found = [structures.draw(random) for _ in range(times)]
+    return Counter(m.child for m in found if m is not None)
+
+
+def tried(structures: Structures, one: Member, times: int) -> None:
+    for _ in range(times):
+        structures.tried(one.skeleton)
+
+
+def test_a_new_structure_is_tuned_and_a_tuned_one_rests():
+    """Though the new one is poorer: it has the numbers of the old one."""
+    structures = Structures()
+    old, new = member(1, SIGN, 0.85), member(2, LION, 0.7)
+    structures.add(old)
+    tried(structures, old, _TRIES)
+    assert structures.draw(np.random.Generator(np.random.Philox(key=1))) is None
+    structures.add(new)
+    assert set(drawn(structures)) == {2}
+    tried(structures, new, _TRIES - 1)
+    assert drawn(structures)
+    tried(structures, new, 1)
+    assert not drawn(structures)
+
+
+def test_of_a_structure_the_best_is_tuned_and_a_better_one_begins_anew():
+    structures = Structures()
+    structures.add(member(1, SIGN, 0.8))
+    structures.add(member(2, SIGN, 0.7))
+    assert set(drawn(structures)) == {1}
+    tried(structures, member(1, SIGN, 0.8), _TRIES)
+    structures.add(member(3, SIGN, 0.79))
+    assert not drawn(structures)
+    structures.add(member(4, SIGN, 0.81))
+    assert set(drawn(structures)) == {4}
+
+
+def test_the_fitter_is_tuned_more_often_and_the_hopeless_never():
+    structures = Structures()
+    for one in (member(1, SIGN, 0.8), member(2, LION, 0.9)):
+        structures.add(one)
+    counts = drawn(structures)
+    assert counts[2] > 2 * counts[1] > 0
+    structures.add(member(3, "def f(w, g, lr={lr}):\n  return lr * g", 0.5))
+    assert 3 not in drawn(structures)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same search with all children meant for tuning, and with none: rows by number."""
+    found = {}
+    for tune in (0.0, 1.0):
+        folder = tmp_path_factory.mktemp("tune")
+        search(folder / "run", small(folder, tune=tune, seed=8))
+        found[tune] = {row.child: row for row in children(folder / "run")}
+    return found
+
+
+def test_children_that_tune_have_the_structure_of_their_parent(runs):
+    shares = {}
+    for tune, rows in runs.items():
+        bred = [r for r in rows.values() if r.parent is not None and not r.reason.startswith("rejected")]
+        alone = [r for r in bred if set(r.edit.split("+")) == {"constant"}]
+        for row in alone:
+            texts = (rows[row.parent].program, row.program)
+            assert len({skeleton_key(Program.parse(text)) for text in texts}) == 1
+        shares[tune] = len(alone) / len(bred)
+    assert shares[1.0] > 0.9 and shares[0.0] < 0.5
