@@ -69,8 +69,8 @@ class Entry:
 def names() -> list[str]:
     """The catalogued names, sorted.
 
-    >>> [name for name in names() if "lion" in name]
-    ['c_lion', 'lion']
+    >>> [name for name in names() if name.startswith("sgd")]
+    ['sgd', 'sgd_sai']
     """
     return sorted(_files())
 

@@ -53,7 +53,7 @@ def two_workers():
 def undisturbed(tmp_path_factory):
     """The folder of a run that nothing happened to, and its configuration."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    config = small(folder)
+    config = small(folder, steps=10_000)
     search(folder / "run", config)
     assert len(rows(folder / "run")) > 60
     return folder / "run", config
