@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 RECORD = HERE / "results" / "rediscovery.jsonl"
 RUNS = Path("runs", "rediscovery")
 FAMILIES = ("lion", "cautious")
-SEED = 321  # the first
+SEED = 331  # the first
 STARTS = {"momentum": "momentum", "adamw": "adamw@bytes_b64"}
 _ELITES = 20
 

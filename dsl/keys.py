@@ -63,9 +63,10 @@ def structural_key(program: Program) -> str:
 
 
 def skeleton_key(program: Program) -> str:
-    r"""A hash as `structural_key` that leaves numbers out: tuning a program does not change it.
+    r"""A hash as `structural_key` that leaves numbers out, so that tuning a program does not change it.
 
-    Values that differ in numbers alone stay two: Lion, which has two averages of one gradient, is no tuned Signum.
+    Values that differ in numbers alone stay two: Lion, which has two averages of one gradient, is no tuned Signum. So
+    what makes two equal values differ, or two that differ equal, does change it.
 
     >>> a = Program.parse("def f(w, g, m, lr=1e-3):\n  m = interp(g, m, 0.9)\n  return lr * m, m")
     >>> b = Program.parse("def f(w, g, m, lr=0.5, beta=0.99):\n  m = interp(g, m, beta)\n  return lr * m, m")

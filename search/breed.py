@@ -87,7 +87,7 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
         edits.append(edit)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
-    scale = None if set(edits) <= {"constant"} else parent.rms
+    scale = None if child.moves_numbers_alone else parent.rms
     return _finish(child, program, scale, known, fold.config.odd)
 
 

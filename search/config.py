@@ -71,14 +71,14 @@ DEFAULT_STAGES = (
 
 def on_tasks(tasks: Sequence[str]) -> dict[str, Any]:
     """The options of a search on tasks of one's own: the default stages on them in place of the byte model's, from
-    AdamW as tuned on the first, nothing held out.
+    AdamW as tuned on the first, on its decay shape, nothing held out.
 
     >>> on_tasks(["quadratic"])["start"], on_tasks(["quadratic"])["stages"][-1].tasks
     (('adamw@quadratic',), ('quadratic',))
     """
     names = Stage(tasks=tuple(tasks)).tasks  # as stages keep them
     stages = tuple(s if s.tasks == ("digits",) else s.model_copy(update={"tasks": names}) for s in DEFAULT_STAGES)
-    return {"stages": stages, "start": (f"{_TUNED}{names[0]}",), "held_out": ()}
+    return {"stages": stages, "start": (f"{_TUNED}{names[0]}",), "decay": TUNED, "held_out": ()}
 
 
 class SearchConfig(BaseModel):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Island:
-    """Members, oldest first; one that is older than the last `size` dies. `best` and `front` survive that, the members
-    so far that are shorter than all fitter ones.
+    """Members, oldest first; one that is older than the last `size` dies. `best`, `structures` and `front` survive that
+    and restarts; the latter has the members so far that are shorter than all fitter ones.
     """
 
     starts: Sequence[Member]

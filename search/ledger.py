@@ -61,6 +61,11 @@ class Child:
     statements: int = 0
 
     @property
+    def moves_numbers_alone(self) -> bool:
+        """Whether every edit was to a number."""
+        return set(self.edit.split("+")) == {"constant"}
+
+    @property
     def scored(self) -> bool:
         """Whether it came through all stages on its own merit."""
         return self.fitness is not None and not self.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,12 +29,26 @@ _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its ch
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
+class Scored(NamedTuple):
+    """What is remembered of every row that came through all stages, and of its aliases."""
+
+    fitness: float
+    rms: float  # of the update on the probe, at the best learning rate
+    niche: Niche
+    skeleton: str
+
+
 class Trained(NamedTuple):
     """The first row that trained to certain losses, and the round that it is of."""
 
     round: int
     child: int
     size: tuple[int, int]  # states, statements
+
+
+def skeleton_of(text: str) -> str:
+    """The skeleton of a program's text; rows that share it share the string."""
+    return sys.intern(skeleton_key(Program.parse(text)))
 
 
 def losses_key(losses: Sequence[Sequence[float]]) -> int:
@@ -53,17 +68,13 @@ class Member:
     rms: float
     statements: int
     factor: float = 1.0
+    skeleton: str = ""  # what programs share that differ in numbers alone
 
     @cached_property
     def program(self) -> Program:
         """The program at its best learning rate."""
         program = Program.parse(self.text)
         return program if self.factor == 1 else program.with_own_lr(program.peak * self.factor)
-
-    @cached_property
-    def skeleton(self) -> str:
-        """What programs share that differ in numbers alone."""
-        return skeleton_key(self.program)
 
 
 @dataclass
@@ -79,7 +90,7 @@ class Fold:
     config: SearchConfig
     starts: list[Member]
     islands: list[Island] = field(init=False)
-    scored: dict[int, tuple[float, float, Niche]] = field(default_factory=dict)  # RMS: at the best learning rate
+    scored: dict[int, Scored] = field(default_factory=dict)
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
@@ -109,7 +120,7 @@ class Fold:
         assert member.child is not None
         if not self.config.niches:
             return self.island(member.child)
-        *_, niche = self.scored[member.child]
+        niche = self.scored[member.child].niche
         if niche not in self.homes:
             if self.homes:  # the first has the starts' island
                 self.islands.append(Island([member], self.config.population))
@@ -157,8 +168,8 @@ class Fold:
         self.counts["alias" if child.alias_of is not None else child.reason.split(":")[0] or "scored"] += 1
         if child.audited:
             self._audit(child)
-        if child.steps and set(child.edit.split("+")) == {"constant"}:
-            self._tried(child)
+        if child.parent in self.scored and child.moves_numbers_alone:
+            self._tried(self.scored[child.parent], child.child)
         member = self._member(child)
         if member is not None:
             self._home(member).add(member, self.rounds)
@@ -168,10 +179,11 @@ class Fold:
         niche = self.niche(child) if child.scores else Niche(0)
         if child.scored:
             assert child.fitness is not None and child.rms is not None
-            self.scored[child.child] = child.fitness, child.rms * child.lr_factor, niche
+            rms = child.rms * child.lr_factor
+            self.scored[child.child] = Scored(child.fitness, rms, niche, skeleton_of(child.final))
             self.fittest.add(child, Niche(child.state, niche.elastic))
         if child.steps and child.parent is not None:
-            before = self.scored[child.parent][0] if child.parent in self.scored else math.inf
+            before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
             self.credit.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
@@ -184,12 +196,10 @@ class Fold:
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
 
-    def _tried(self, child: Child) -> None:
-        """A child that moved numbers alone has the structure of its parent, and would live where that does."""
-        if child.parent in self.scored:
-            *_, niche = self.scored[child.parent]
-            island = self.homes[niche] if self.config.niches else self.island(child.child)
-            island.structures.tried(skeleton_key(Program.parse(child.program)))
+    def _tried(self, parent: Scored, number: int) -> None:
+        """A try of the parent's structure, whatever came of it: one that gives nothing but aliases must rest too."""
+        island = self.homes[parent.niche] if self.config.niches else self.island(number)
+        island.structures.tried(parent.skeleton)
 
     def _recent(self, niche: Niche) -> list[deque[float]]:
         """Scores at each stage."""
@@ -200,10 +210,12 @@ class Fold:
         source = child.child if child.alias_of is None else child.alias_of
         if source not in self.scored:
             return None
-        fitness, rms, _ = self.scored[child.child] = self.scored[source]
+        of = self.scored[source]
         if child.alias_of is None:
-            return Member(child.child, child.final, fitness, rms, child.statements)
-        return Member(child.child, child.program, fitness, rms, child.statements, rms / (child.rms or rms))
+            return Member(child.child, child.final, of.fitness, of.rms, child.statements, skeleton=of.skeleton)
+        of = self.scored[child.child] = of._replace(skeleton=skeleton_of(child.program))
+        factor = of.rms / (child.rms or of.rms)
+        return Member(child.child, child.program, of.fitness, of.rms, child.statements, factor, of.skeleton)
 
     def _audit(self, child: Child) -> None:
         """Wrongly dropped: would have been among the better half of those that came through."""

@@ -120,8 +120,8 @@ class Round:
         )  # fmt: skip
 
     def _repeats(self, child: Child, score: Score) -> str:
-        """Why a child goes no further that trained to the very losses of an earlier one and is no smaller: at a quarter
-        of the budget in nine pairs of ten the end is the same too.
+        """Why a child goes no further that trained to the very losses of an earlier one and is no smaller: already at a
+        quarter of the budget the end was the same in nine pairs of ten.
         """
         first = self.trained.get(losses_key(score.losses)) if self.config.tells_copies(self.stage) else None
         if first is None or first.round >= self.folded or (child.state, child.statements) < first.size:

@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     from .population import Member
 
 
+_CHAIN = 6  # mean length of a random chain
+_NUMBERS = 2  # mean number of constants that tuning moves at once
+
+
+def _moved(random: Generator) -> int:
+    """How many constants a child that tunes moves."""
+    return int(random.geometric(1 / _NUMBERS))
+
+
 class Plan(NamedTuple):
     """How a child is made: of which parent, by which edits, and how many."""
 
     parent: Member
     mutator: Mutator
     edits: int
-
-
-_CHAIN = 6  # mean length of a random chain
-_NUMBERS = 2  # mean number of constants that tuning moves at once
 
 
 class Evolution:
@@ -38,7 +43,7 @@ class Evolution:
         """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone."""
         young = island.structures.draw(random) if random.random() < self.tune else None
         if young is not None:
-            return Plan(young, self.numbers, int(random.geometric(1 / _NUMBERS)))
+            return Plan(young, self.numbers, _moved(random))
         return Plan(self.parent(island, random), self.mutator, self.length(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
@@ -66,7 +71,7 @@ class Constants(Evolution):
 
     def length(self, random: Generator) -> int:
         """A geometric number of edits."""
-        return int(random.geometric(1 / _NUMBERS))
+        return _moved(random)
 
 
 class RandomChains(Evolution):

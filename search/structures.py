@@ -10,8 +10,8 @@ from numpy.random import Generator
 if TYPE_CHECKING:
     from .population import Member
 
-_TRIES = 12  # children that move its numbers and do not better it, after which a structure is left to evolution
-_NEAR = 0.7  # of the best of all: what is poorer is not worth tuning
+_TRIES = 12  # children that move its numbers in vain since it was last bettered; then it is left to evolution
+_NEAR = 0.7  # of the best of the island: what is poorer is not worth tuning
 _DRAWN = 3  # of which the fittest is tuned
 _KEPT = 200
 
@@ -42,7 +42,7 @@ class Structures:
             del self.known[min(self.known, key=lambda name: self.known[name].best.fitness)]
 
     def tried(self, skeleton: str) -> None:
-        """A child that moved its numbers was trained."""
+        """A child moved its numbers."""
         if skeleton in self.known:
             self.known[skeleton].tries += 1
 

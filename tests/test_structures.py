@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from stepsmith.dsl import Program
-from stepsmith.dsl.keys import skeleton_key
-from stepsmith.search.population import Member
+from stepsmith.dsl.uses import without_dead
+from stepsmith.search.config import SearchConfig, Stage
+from stepsmith.search.niche import Niche
+from stepsmith.search.population import Member, skeleton_of
 from stepsmith.search.structures import _TRIES, Structures
 
 sys.path.append(str(Path(__file__).parent))
@@ -21,7 +23,8 @@ LION = "def f(w, g, m, lr={lr}):\n  u = sign(interp(g, m, 0.9))\n  m = interp(g,
 
 
 def member(number: int, text: str, fitness: float) -> Member:
-    return Member(number, text.format(lr=0.1 + number / 7), fitness, 1.0, 3)
+    written = text.format(lr=0.1 + number / 7)
+    return Member(number, written, fitness, 1.0, 3, skeleton=skeleton_of(written))
 
 
 def drawn(structures: Structures, times: int = 200) -> Counter:
@@ -89,7 +92,45 @@ def test_children_that_tune_have_the_structure_of_their_parent(runs):
         bred = [r for r in rows.values() if r.parent is not None and not r.reason.startswith("rejected")]
         alone = [r for r in bred if set(r.edit.split("+")) == {"constant"}]
         for row in alone:
-            texts = (rows[row.parent].program, row.program)
-            assert len({skeleton_key(Program.parse(text)) for text in texts}) == 1
+            pair = (without_dead(Program.parse(text)) for text in (rows[row.parent].program, row.program))
+            parent, child = ([s.op for s in program.statements] for program in pair)
+            assert parent == child
         shares[tune] = len(alone) / len(bred)
     assert shares[1.0] > 0.9 and shares[0.0] < 0.5
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A search with niches: its rows in order, and its fold."""
+    folder = tmp_path_factory.mktemp("kinds")
+    fold = search(folder / "run", small(folder, niches=True, seed=5))
+    return children(folder / "run"), fold
+
+
+def test_every_child_that_moves_numbers_alone_is_a_try_of_the_structure_of_its_parent(kinds):
+    """Aliases and rejected ones too; a row that betters its structure begins anew. By the rows, kind by kind."""
+    rows, fold = kinds
+    tries: Counter = Counter()
+    best: dict[tuple[Niche, str], float] = {}
+    for row in rows:
+        if row.parent in fold.scored and row.moves_numbers_alone:
+            parent = fold.scored[row.parent]
+            tries[parent.niche, parent.skeleton] += 1
+        if row.child in fold.scored:
+            own = fold.scored[row.child]
+            if own.fitness > best.get((own.niche, own.skeleton), 0.0):
+                best[own.niche, own.skeleton], tries[own.niche, own.skeleton] = own.fitness, 0
+    known = {(n, name): s for n, island in fold.homes.items() for name, s in island.structures.known.items()}
+    assert {place: s.best.fitness for place, s in known.items()} == best
+    assert {place: s.tries for place, s in known.items()} == {place: tries[place] for place in best}
+    assert len(fold.homes) > 1 and sum(s.tries for s in known.values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("tasks", "share", "tells"),
+    [(("bytes",), 1.0, True), (("bytes",), 0.5, False), (("bytes", "bytes_b64"), 0.5, True), (("digits",), 1.0, False)],
+)
+def test_copies_are_told_on_some_tasks_of_fitness_run_whole_or_on_all(tasks, share, tells):
+    stages = (Stage(tasks=tasks, share=share), Stage(tasks=("bytes_b64", "bytes")))
+    config = SearchConfig(stages=stages)
+    assert config.tells_copies(0) == tells and not config.tells_copies(1)
