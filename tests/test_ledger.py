@@ -243,7 +243,7 @@ def test_a_write_that_fails_loses_nothing(tmp_path, undisturbed):
         resource.setrlimit(resource.RLIMIT_FSIZE, (48_000, 48_000))
 
     options = ("--workers", 0, "--elites", 0, "--out", "run")
-    args = ("search", "--config", toml, "--steps", 8000, *options)
+    args = ("search", "--config", toml, "--steps", 10_000, *options)
     with start_stepsmith(*args, cwd=tmp_path, preexec_fn=limit) as process:
         _, err = process.communicate(timeout=100)
     assert process.returncode == 2 and err.count("\n") == 1, err
@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, undisturbed, disk):
     place, mount = disk
     toml = write_inputs(tmp_path)
     options = ("--workers", "0", "--elites", "0")
-    full = stepsmith("search", "--config", toml, "--steps", "8000", "--out", place / "run", *options, cwd=tmp_path)
+    full = stepsmith("search", "--config", toml, "--steps", "10000", "--out", place / "run", *options, cwd=tmp_path)
     assert full.returncode == 2 and full.stderr.count("\n") == 1, full.stderr
     assert "the disk is full; make room and resume" in full.stderr
     stored = rows(place / "run")

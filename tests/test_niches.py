@@ -63,7 +63,7 @@ def test_members_live_with_their_kind(archipelago):
     assert len({id(island) for island in fold.homes.values()}) == len(fold.homes) == len(fold.islands)
     for niche, island in fold.homes.items():
         members = [m for m in island.members if m.child is not None]
-        assert members and all(fold.scored[m.child][2] == niche for m in members)
+        assert members and all(fold.scored[m.child].niche == niche for m in members)
 
 
 def test_each_niche_has_hurdles_of_its_own(archipelago):
@@ -76,7 +76,7 @@ def test_each_niche_has_hurdles_of_its_own(archipelago):
 
 def test_parents_come_from_every_niche(archipelago):
     folder, _, fold = archipelago
-    parents = {fold.scored[c.parent][2] for c in children(folder) if c.parent in fold.scored}
+    parents = {fold.scored[c.parent].niche for c in children(folder) if c.parent in fold.scored}
     assert parents >= {Niche(1, 0), Niche(1, 2)}
 
 
@@ -103,7 +103,7 @@ def test_resuming_changes_no_row(tmp_path, archipelago):
 
 def test_the_best_of_each_niche_is_shown(archipelago):
     _, _, fold = archipelago
-    shown = {fold.scored[e.child][2] for e in rescore(fold, Dispatcher(Inline()), 5)}
+    shown = {fold.scored[e.child].niche for e in rescore(fold, Dispatcher(Inline()), 5)}
     assert shown >= {Niche(1, 0), Niche(1, 2)}
 
 

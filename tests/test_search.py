@@ -129,7 +129,7 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
     for row in rows.values():
         if row.edit == "start" or row.rms is None:
             continue
-        parent = fold.scored[row.parent][1] if row.parent is not None else fold.starts[0].rms
+        parent = fold.scored[row.parent].rms if row.parent is not None else fold.starts[0].rms
         if set(row.edit.split("+")) == {"constant"}:
             changed += row.rms != pytest.approx(parent, rel=1e-3)
             continue
@@ -141,9 +141,9 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
             fitting = program.with_lr(program.peak * parent / row.rms)
             assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-12, abs=0)
     assert kept > 30 and changed > 3
-    for number, (_, rms, _) in fold.scored.items():  # as the whole text has it at its best rate
+    for number, of in fold.scored.items():  # as the whole text has it at its best rate
         if _scales_with_lr(flow(Program.parse(source(rows, rows[number]).final))):
-            assert rms == pytest.approx(scale(source(rows, rows[number])), rel=1e-9)
+            assert of.rms == pytest.approx(scale(source(rows, rows[number])), rel=1e-9)
 
 
 def test_a_child_depends_on_its_number_and_the_fold_alone(run):
