@@ -113,8 +113,7 @@ def search(
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="evolution, random or constants.")] = None,
     space: Annotated[
-        str | None,
-        typer.Option(help="Ops to mutate with: elementwise, published, pointwise, lion45 or matrix."),
+        str | None, typer.Option(help="Ops to mutate with: elementwise, published, pointwise, lion45 or matrix.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     steps: Annotated[

@@ -55,8 +55,8 @@ class Stage(BaseModel):
             raise ValueError(str(error)) from None
 
 
-_TUNED = "adamw@"
-_TUNED_ON = re.compile(rf"\b{_TUNED}([^\s,()]+)")
+_ADAMW_ON = "adamw@"
+_NAMED_ADAMW = re.compile(rf"\b{_ADAMW_ON}([^\s,()]+)")
 _THIRD = 1 / 3
 #: Digits reject the broken and rank nothing. Then an eighth of the budget at three learning rates, since a sign that
 #: keeps its parent's scale has a third of its best; a whole run on the cheaper task, as ranks at a part of the length
@@ -78,7 +78,7 @@ def on_tasks(tasks: Sequence[str]) -> dict[str, Any]:
     """
     names = Stage(tasks=tuple(tasks)).tasks  # as stages keep them
     stages = tuple(s if s.tasks == ("digits",) else s.model_copy(update={"tasks": names}) for s in DEFAULT_STAGES)
-    return {"stages": stages, "start": (f"{_TUNED}{names[0]}",), "decay": TUNED, "held_out": ()}
+    return {"stages": stages, "start": (f"{_ADAMW_ON}{names[0]}",), "decay": TUNED, "held_out": ()}
 
 
 class SearchConfig(BaseModel):
@@ -149,7 +149,7 @@ class SearchConfig(BaseModel):
             if program.schedule:
                 raise ValueError(f"{name} is a schedule; a search begins with a rule")
         # Also inside a transform or a route; a stored configuration holds in any folder.
-        return tuple(_TUNED_ON.sub(lambda found: _TUNED + full_name(found[1]), name) for name in names)
+        return tuple(_NAMED_ADAMW.sub(lambda found: _ADAMW_ON + full_name(found[1]), name) for name in names)
 
     @field_validator("held_out")
     @classmethod
@@ -184,8 +184,8 @@ class SearchConfig(BaseModel):
         it, or some of them whole.
         """
         here, last = self.stages[stage], self.stages[-1]
-        some, whole = set(here.tasks) <= set(last.tasks), here.share >= last.share
-        return stage + 1 < len(self.stages) and some and (whole or len(set(here.tasks)) == len(set(last.tasks)))
+        some, every = set(here.tasks) <= set(last.tasks), set(here.tasks) == set(last.tasks)
+        return stage + 1 < len(self.stages) and (every or (some and here.share >= last.share))
 
     def trial(self, stage: int) -> Trial:
         """What stage number `stage` trains."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,11 @@ def _rank(child: Child) -> tuple[float, int, int]:
     return -child.fitness, child.statements, child.child
 
 
+def skeleton_of(text: str) -> str:
+    """The skeleton of a program's text; rows that share it share the string."""
+    return sys.intern(skeleton_key(Program.parse(text)))
+
+
 def front(ranked: Iterable[Row]) -> list[Row]:
     """Of rows, best first, those that are shorter than all better ones."""
     found: list[Row] = []
@@ -50,10 +56,9 @@ class Fittest:
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
     skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
 
-    def add(self, child: Child, niche: Niche) -> None:
+    def add(self, child: Child, niche: Niche, skeleton: str) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
         kept = self.by_niche.setdefault(niche, [])
-        skeleton = skeleton_key(Program.parse(child.final))
         alike = [c for c in kept if self.skeletons[c.child] == skeleton]
         if len(alike) == _ALIKE and _rank(child) > _rank(alike[-1]):
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dsl import Program
-from ..dsl.keys import skeleton_key
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
-from .fittest import Fittest
+from .fittest import Fittest, skeleton_of
 from .island import Island
 from .ledger import Child
 from .niche import Niche, niche_of
@@ -29,7 +27,7 @@ _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its ch
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
-class Scored(NamedTuple):
+class Standing(NamedTuple):
     """What is remembered of every row that came through all stages, and of its aliases."""
 
     fitness: float
@@ -44,11 +42,6 @@ class Trained(NamedTuple):
     round: int
     child: int
     size: tuple[int, int]  # states, statements
-
-
-def skeleton_of(text: str) -> str:
-    """The skeleton of a program's text; rows that share it share the string."""
-    return sys.intern(skeleton_key(Program.parse(text)))
 
 
 def losses_key(losses: Sequence[Sequence[float]]) -> int:
@@ -90,7 +83,7 @@ class Fold:
     config: SearchConfig
     starts: list[Member]
     islands: list[Island] = field(init=False)
-    scored: dict[int, Scored] = field(default_factory=dict)
+    scored: dict[int, Standing] = field(default_factory=dict)
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
@@ -180,8 +173,9 @@ class Fold:
         if child.scored:
             assert child.fitness is not None and child.rms is not None
             rms = child.rms * child.lr_factor
-            self.scored[child.child] = Scored(child.fitness, rms, niche, skeleton_of(child.final))
-            self.fittest.add(child, Niche(child.state, niche.elastic))
+            standing = Standing(child.fitness, rms, niche, skeleton_of(child.final))
+            self.scored[child.child] = standing
+            self.fittest.add(child, Niche(child.state, niche.elastic), standing.skeleton)
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
             self.credit.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
@@ -196,7 +190,7 @@ class Fold:
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
 
-    def _tried(self, parent: Scored, number: int) -> None:
+    def _tried(self, parent: Standing, number: int) -> None:
         """A try of the parent's structure, whatever came of it: one that gives nothing but aliases must rest too."""
         island = self.homes[parent.niche] if self.config.niches else self.island(number)
         island.structures.tried(parent.skeleton)

@@ -34,6 +34,8 @@ class Plan(NamedTuple):
 class Evolution:
     """Regularized evolution (Real et al. 2019, arXiv:1802.01548): tournament among the recent, the oldest dies."""
 
+    tunes = True  # a share of children move the numbers of new structures
+
     def __init__(self, config: SearchConfig) -> None:
         self.mutator, self.numbers = Mutator(config.space), Mutator(config.space, constants_only=True)
         self.tournament, self.edits = config.tournament, config.edits
@@ -41,7 +43,7 @@ class Evolution:
 
     def plan(self, island: Island, random: Generator) -> Plan:
         """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone."""
-        young = island.structures.draw(random) if random.random() < self.tune else None
+        young = island.structures.draw(random) if self.tunes and random.random() < self.tune else None
         if young is not None:
             return Plan(young, self.numbers, _moved(random))
         return Plan(self.parent(island, random), self.mutator, self.length(random))
@@ -65,9 +67,11 @@ class Evolution:
 class Constants(Evolution):
     """Evolution that changes numbers alone: tuning of the start programs."""
 
-    def plan(self, island: Island, random: Generator) -> Plan:
-        """By tournament."""
-        return Plan(self.parent(island, random), self.numbers, self.length(random))
+    tunes = False
+
+    def __init__(self, config: SearchConfig) -> None:
+        super().__init__(config)
+        self.mutator = self.numbers
 
     def length(self, random: Generator) -> int:
         """A geometric number of edits."""
@@ -77,9 +81,7 @@ class Constants(Evolution):
 class RandomChains(Evolution):
     """Chains of the same mutations from the start programs, no selection."""
 
-    def plan(self, island: Island, random: Generator) -> Plan:
-        """From a start."""
-        return Plan(self.parent(island, random), self.mutator, self.length(random))
+    tunes = False
 
     def parent(self, island: Island, random: Generator) -> Member:
         """A start program."""

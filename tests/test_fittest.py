@@ -8,7 +8,7 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import skeleton_key
-from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front
+from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front, skeleton_of
 from stepsmith.search.ledger import Child
 from stepsmith.search.niche import Niche
 
@@ -33,7 +33,7 @@ def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
     rows = [*tuned, other]
     random.Random(1).shuffle(rows)
     for child in rows:
-        fittest.add(child, Niche(child.state))
+        fittest.add(child, Niche(child.state), skeleton_of(child.final))
     assert numbers(fittest) == [19, 18, 17, 20]
     assert set(fittest.skeletons) == {17, 18, 19, 20}
 
@@ -43,9 +43,9 @@ def test_the_order_of_rows_does_not_matter():
     rows = [row(k, text, fitness=(k * 37 % 80) / 80) for k, text in enumerate(texts)]
     one, other = Fittest(), Fittest()
     for child in rows:
-        one.add(child, Niche(child.state))
+        one.add(child, Niche(child.state), skeleton_of(child.final))
     for child in reversed(rows):
-        other.add(child, Niche(child.state))
+        other.add(child, Niche(child.state), skeleton_of(child.final))
     assert numbers(one) == numbers(other) and len(numbers(one)) == 2 * _ALIKE
 
 
@@ -59,7 +59,7 @@ def test_what_is_shorter_than_all_that_is_fitter_is_kept():
     ]
     fittest = Fittest()
     for child in [*short, *rows]:
-        fittest.add(child, Niche(0))
+        fittest.add(child, Niche(0), skeleton_of(child.final))
     assert front(fittest) == [rows[-1], short[2], short[0]]
     assert len(numbers(fittest)) == _KEPT
 
@@ -69,7 +69,8 @@ def test_no_more_are_kept_than_are_wanted():
     updates = [f"{one}({other}(g))" for one in ops for other in ops]
     fittest, many = Fittest(), len(updates)
     for k, update in enumerate(updates):
-        fittest.add(row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0), Niche(0))
+        child = row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0)
+        fittest.add(child, Niche(0), skeleton_of(child.final))
     assert numbers(fittest) == list(range(many - 1, many - 1 - _KEPT, -1))
     assert len(fittest.skeletons) == _KEPT
 

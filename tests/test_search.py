@@ -28,6 +28,7 @@ from stepsmith.search import elites as elites_module
 from stepsmith.search.breed import _scales_with_lr, make_child, make_start, start_member
 from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_config
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
+from stepsmith.search.fittest import skeleton_of
 from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
 from stepsmith.search.niche import Niche
@@ -76,7 +77,7 @@ def test_of_rows_that_train_to_the_same_losses_one_is_raced():
     for number, update in enumerate(("g", "max(g, g)", "sign(g)", "abs(g)")):
         fitness = 1.0 if number < 2 else 0.5 + number / 10
         child = Child(number, 0, None, "", "", final=text.format(update), fitness=fitness)
-        fold.fittest.add(child, Niche(child.state))
+        fold.fittest.add(child, Niche(child.state), skeleton_of(child.final))
     assert [c.child for c in _candidates(fold)] == [0, 3, 2]
 
 

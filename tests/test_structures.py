@@ -10,8 +10,9 @@ import pytest
 from stepsmith.dsl import Program
 from stepsmith.dsl.uses import without_dead
 from stepsmith.search.config import SearchConfig, Stage
+from stepsmith.search.fittest import skeleton_of
 from stepsmith.search.niche import Niche
-from stepsmith.search.population import Member, skeleton_of
+from stepsmith.search.population import Member
 from stepsmith.search.structures import _TRIES, Structures
 
 sys.path.append(str(Path(__file__).parent))
@@ -90,7 +91,7 @@ def test_children_that_tune_have_the_structure_of_their_parent(runs):
     shares = {}
     for tune, rows in runs.items():
         bred = [r for r in rows.values() if r.parent is not None and not r.reason.startswith("rejected")]
-        alone = [r for r in bred if set(r.edit.split("+")) == {"constant"}]
+        alone = [r for r in bred if r.moves_numbers_alone]
         for row in alone:
             pair = (without_dead(Program.parse(text)) for text in (rows[row.parent].program, row.program))
             parent, child = ([s.op for s in program.statements] for program in pair)
