@@ -350,6 +350,10 @@ def simplify(
         list[str] | None, typer.Option(help="Task of the empirical level; may be given again [default: bytes_b64].")
     ] = None,
     runs: Annotated[int, typer.Option(help="Training runs that the empirical level may take.", min=1)] = 1_000,
+    decay: Annotated[
+        str | None,
+        typer.Option(help="Shape in which the empirical level lets lr fall [default: the search's, else AdamW's]."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that train; 0: this one.", min=0)] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write [default: standard output].")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
@@ -358,19 +362,21 @@ def simplify(
     from .dsl.errors import did_you_mean
     from .dsl.simplify import simplify as shortest
     from .report.simplification import empirical, simplification
-    from .search.config import ConfigError
-    from .search.found import load_any
+    from .search.config import KNOWN_DECAYS, ConfigError
+    from .search.found import decay_of, load_any
 
     levels, forms = ("exact", "algebraic", "empirical"), ("text", "markdown", "opt")
-    for name, value, known in (("level", level, levels), ("form", to, forms)):
+    shape = decay or decay_of(program)
+    for name, value, known in (("level", level, levels), ("form", to, forms), ("decay", shape, KNOWN_DECAYS)):
         if value not in known:
             raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
-    if level != "empirical" and task:
-        raise ConfigError(f"--task is an option of --level empirical; the {level} level trains nothing")
+    for option, given in (("--task", task), ("--decay", decay)):
+        if level != "empirical" and given:
+            raise ConfigError(f"{option} is an option of --level empirical; the {level} level trains nothing")
     rule = load_any(program)
     _check_out(out, force)
     if level == "empirical":
-        found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, workers)
+        found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, shape, workers)
         text = str(found.program) if to == "opt" else simplification(rule, "algebraic", to == "markdown")
         text += "" if to == "opt" else empirical(found, to == "markdown")
     else:
@@ -378,7 +384,7 @@ def simplify(
     _write(text, out, force)
 
 
-def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -> Shortening:
+def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, decay: str, workers: int) -> Shortening:
     """The empirical level, with a progress bar of training runs on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -401,9 +407,9 @@ def _shortened(rule: Program, tasks: tuple[str, ...], runs: int, workers: int) -
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             shown = bar.add_task("peak learning rate", total=runs)
-            tuned = at_its_lr(rule, tasks, Dispatcher(executor))
-            judge = Judge(tuned, tasks, Dispatcher(executor), runs,
-                          lambda done, text: bar.update(shown, completed=done, description=text))  # fmt: skip
+            tuned = at_its_lr(rule, tasks, Dispatcher(executor), decay)
+            judge = Judge(tuned, tasks, Dispatcher(executor), runs, decay=decay,
+                          tell=lambda done, text: bar.update(shown, completed=done, description=text))  # fmt: skip
             return shorten(judge)
     except Diverged as error:
         raise ConfigError(f"{rule.name} {error}") from None

@@ -18,7 +18,7 @@ from ..dsl.simplify import simplify
 from ..dsl.simplify.simplify import size
 from .cuts import Cut, cut_out, results
 from .dispatcher import Dispatcher
-from .fitness import Trial
+from .fitness import TUNED, Trial
 from .statistics import Interval, mean_interval
 from .trials import scores
 
@@ -27,6 +27,7 @@ SHARE = 0.003  # of the loss, that a cut may cost
 FIRST_SEED = 700_000
 _LR_SEEDS = (690_000, 690_001)
 _LR_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_LR_ROUNDS = 6
 _TOGETHER = 3  # cuts that are tried in every order
 _ONE_SIDED = 0.90  # a two-sided level whose ends are one-sided 95% ends
 
@@ -66,7 +67,10 @@ def _increases(old: Sequence[float], new: Sequence[float]) -> list[float]:
 
 @dataclass
 class Judge:
-    """Compares programs with an original on the same seeds. `runs` counts trained programs against the `budget`."""
+    """Compares programs with an original on the same seeds and decay shape.
+
+    `runs` counts trained programs against the `budget`.
+    """
 
     original: Program
     tasks: tuple[str, ...]
@@ -74,6 +78,7 @@ class Judge:
     budget: int = 4_000
     tell: Callable[[int, str], None] = lambda runs, text: None
     first_seed: int = FIRST_SEED
+    decay: str = TUNED
     runs: int = field(default=0, init=False)
     spent: bool = field(default=False, init=False)
     known: dict[str, Verdict] = field(default_factory=dict, init=False)
@@ -92,7 +97,7 @@ class Judge:
                 break
             seeds = tuple(range(self.first_seed + before, self.first_seed + upto))
             programs = [self.original, *(fresh[text][1] for text in open_)]
-            base, *found = scores(self.dispatcher, programs, Trial(self.tasks, seeds=seeds))
+            base, *found = scores(self.dispatcher, programs, Trial(self.tasks, seeds=seeds, decay=self.decay))
             self.runs, before = self.runs + (1 + len(open_)) * each, upto
             if not base.losses or not all(math.isfinite(loss) and loss > 0 for row in base.losses for loss in row):
                 raise Diverged(f"fails itself ({base.reason or 'no loss'}), so that nothing can be compared with it")
@@ -190,10 +195,11 @@ def orders(verdicts: dict[frozenset[Cut], Verdict], chosen: Sequence[Cut]) -> li
     return paths
 
 
-def at_its_lr(program: Program, tasks: tuple[str, ...], dispatcher: Dispatcher, rounds: int = 6) -> Program:
+def at_its_lr(program: Program, tasks: tuple[str, ...], dispatcher: Dispatcher, decay: str = TUNED) -> Program:
     """The program at the peak learning rate that is best on two seeds, to a factor of two; see `Trial.lr_factors`."""
-    for _ in range(rounds):
-        (score,) = scores(dispatcher, [program], Trial(tasks, seeds=_LR_SEEDS, lr_factors=_LR_FACTORS))
+    trial = Trial(tasks, seeds=_LR_SEEDS, lr_factors=_LR_FACTORS, decay=decay)
+    for _ in range(_LR_ROUNDS):
+        (score,) = scores(dispatcher, [program], trial)
         found = score.program
         if math.isclose(found.peak, program.peak):
             return found

@@ -28,6 +28,8 @@ from ..proxies.schedule import DECAYS
 from .found import load_any
 from .strategies import STRATEGIES
 
+KNOWN_DECAYS = (TUNED, *DECAYS)
+
 
 class ConfigError(ValueError):
     """A configuration that is not one: what, where, and the mend, in one line."""
@@ -134,8 +136,8 @@ class SearchConfig(BaseModel):
     @field_validator("decay")
     @classmethod
     def _known_decay(cls, name: str) -> str:
-        if name not in (known := (TUNED, *DECAYS)):
-            raise ValueError(f"unknown decay {name!r}; {did_you_mean(name, known)}")
+        if name not in KNOWN_DECAYS:
+            raise ValueError(f"unknown decay {name!r}; {did_you_mean(name, KNOWN_DECAYS)}")
         return name
 
     @field_validator("start")

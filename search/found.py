@@ -4,6 +4,7 @@ of one, `cautious(lion)`, `clip(runs/1:best, max_norm=0.5)`, or two of them by r
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ..dsl.layout import comma_parts
 from ..dsl.parameter import ROLES
 from ..dsl.program import routed
 from ..dsl.transforms import TRANSFORMS
+from .find import finds, read_find
 from .ledger import Child, Ledger, LedgerError
 
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
@@ -143,6 +145,24 @@ def run_row(name: str) -> tuple[Path, Child]:
                 last = max(ledger.count() - 1, 0)
                 raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {last}")
     return Path(folder), row
+
+
+def decay_of(name: str) -> str:
+    """The decay shape that its search trained a program on: a find's, or a run's; else the one tuned for AdamW.
+
+    >>> decay_of("fading_lion"), decay_of("lion")
+    ('constant_linear', 'tuned')
+    """
+    from ..evaluator.fitness import TUNED
+
+    if name in finds():
+        config = read_find(name).config
+    elif Path(folder := name.rpartition(":")[0], "ledger.sqlite").is_file():
+        with Ledger.reading(Path(folder)) as ledger:
+            config = json.loads(ledger.meta()["config"])
+    else:
+        config = {}
+    return str(config.get("decay", TUNED))  # searches of older versions had no other
 
 
 def _shown_row(best: Path) -> str | None:

@@ -123,6 +123,9 @@ def test_simplify_says_what_is_wrong_with_its_options(fails):
     assert fails("simplify", "lion", "--level", "empiric").endswith("did you mean 'empirical'?")
     assert fails("simplify", "lion", "--level", "empirical", "--task", "digit").endswith("did you mean 'digits'?")
     assert "without a route" in fails("simplify", "muon", "--level", "empirical")
+    decay = ("--decay", "cosin")
+    assert fails("simplify", "lion", "--level", "empirical", *decay).endswith("did you mean 'cosine'?")
+    assert "is an option of --level empirical" in fails("simplify", "lion", "--decay", "cosine")
 
 
 def test_options_go_before_the_file(home):

@@ -106,6 +106,18 @@ def test_on_digits_sinh_of_a_small_gradient_goes_and_the_sign_of_signum_stays():
     assert "sinh" not in str(found.program) and "sign" in str(found.program)
 
 
+def test_cuts_are_judged_on_the_decay_shape_that_is_asked_for():
+    asked = []
+
+    def work(job):
+        asked.append(job.trial.decay)
+        return [Score(p, 1.0, ((1.0,) * len(job.trial.seeds),), ((1.0,) * len(job.trial.seeds),)) for p in job.programs]
+
+    at = at_its_lr(RULE, ("digits",), Dispatcher(Inline(work)), "constant_linear")
+    shorten(Judge(at, ("digits",), Dispatcher(Inline(work)), decay="constant_linear"))
+    assert set(asked) == {"constant_linear"} and len(asked) > 1
+
+
 def test_what_went_by_the_luck_of_its_seeds_is_seen_on_fresh_ones():
     """Seeds of the search flatter the cut; those that confirm do not."""
     flattered = set(range(FIRST_SEED, FIRST_SEED + LOOKS[-1]))
