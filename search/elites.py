@@ -82,6 +82,18 @@ def rescore(
     return elites
 
 
+def hall_of_fame(fold: Fold, count: int) -> list[Child]:
+    """The fittest rows that differ in structure, as the search ranks them; nothing is trained."""
+    return _unlike(list(fold.fittest), fold.fittest.skeletons)[:count]
+
+
+def on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child]) -> list[Interval]:
+    """Speedups of rows on the tasks of the search and the seeds that are shown, corrected for their number."""
+    trial = Trial(fold.config.stages[-1].tasks, seeds=fresh_seeds(1)[1], decay=fold.config.decay)
+    found = scores(dispatcher, [Program.parse(row.final) for row in rows], trial)
+    return [_interval(score, len(rows)) for score in found]
+
+
 def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds that pick and those that are shown in a run's re-scoring number `look`."""
     pick, show = 500_000 + 1_000 * look, 600_000 + 1_000 * look

@@ -162,7 +162,7 @@ def test_the_gpu_section_on_populations_runs(bench, monkeypatch):
 def test_a_rediscovery_is_recorded_with_its_course(bench, monkeypatch, tmp_path):
     rediscovery = bench("rediscovery")
     monkeypatch.setattr(rediscovery, "RUNS", tmp_path)
-    monkeypatch.setattr(rediscovery, "_ELITES", 2)
+    monkeypatch.setattr(rediscovery, "_HALL", 2)
     outcome = rediscovery.run("momentum", "evolution", 1, small(tmp_path, steps=4_000), Dispatcher(Inline()))
     key, again = rediscovery.parsed(json.loads(json.dumps(asdict(outcome))))
     assert again == outcome and key.startswith("momentum evolution 1 ")
