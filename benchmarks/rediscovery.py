@@ -3,7 +3,8 @@
 Runs the search of benchmarks/rediscovery.toml from each start with each seed, and says which families (`stepsmith
 inspect` names them too) the simplified programs of its hall of fame belong to, and when the first of each came. With
 `--strategy random constants` the same steps go to those. Each finished run is a line of
-benchmarks/results/rediscovery.jsonl, each unfinished one a folder of runs/rediscovery; the same command goes on.
+benchmarks/results/rediscovery.jsonl, each unfinished one a folder of runs/rediscovery; the same command goes on. A run
+of fewer steps (`--steps`) goes on from there when more are asked for, and is then what it would have been with them.
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ def first_of_each(rows: list[Child], seconds: Mapping[str, float]) -> dict[str, 
 
 
 def digest(config: SearchConfig) -> str:
-    """Tells apart what was run, search and hall of fame; start, seed and strategy stand beside it."""
-    text = config.model_copy(update={"seed": 0, "start": (), "strategy": ""}).model_dump_json()
+    """Tells apart what was run, search and hall of fame; start, seed, strategy and steps stand beside it."""
+    text = config.model_copy(update={"seed": 0, "start": (), "strategy": "", "steps": None}).model_dump_json()
     text += f"{SEARCH_VERSION} {_HALL}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--strategy", nargs="+", choices=("evolution", "random", "constants"), default=["evolution"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=SEED)
+    parser.add_argument("--steps", type=int, help="of each run [default: those of the configuration]")
     parser.add_argument("--config", type=Path, default=HERE / "rediscovery.toml")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     given = parser.parse_args()
@@ -165,9 +167,10 @@ def main() -> None:
     with closing(dispatcher.executor), JsonLines(RECORD, parsed) as record:
         shown = []
         for start, strategy, seed in wanted:
-            config = read_config(given.config, {"start": (STARTS[start],), "strategy": strategy, "seed": seed})
+            options = {"start": (STARTS[start],), "strategy": strategy, "seed": seed, "steps": given.steps}
+            config = read_config(given.config, options)
             name = key(start, strategy, seed, digest(config))
-            if name not in record.rows:
+            if name not in record.rows or record.rows[name].steps < (config.steps or 0):
                 record.append(asdict(run(start, strategy, seed, config, dispatcher)))
                 print(f"{name}: {sorted(record.rows[name].found)}", flush=True)
             shown.append(record.rows[name])
