@@ -6,11 +6,14 @@ in float32 whatever the search trained in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
+from ..dsl.keys import skeleton_key
+from ..dsl.simplify import simplify
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import TUNED, Score, Trial, geometric_mean
 from ..evaluator.race import LOOKS, race
@@ -66,7 +69,8 @@ def rescore(
     states = [c.state for c in candidates]
     picking = Trial(tasks, seeds=pick, decay=decay)
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], picking, count, states)
-    chosen = _with_niches(_unlike([candidates[i] for i in order], fold.fittest.skeletons), fold.fittest.niches(), count)
+    unlike = list(_unlike(candidates[i] for i in order))
+    chosen = _with_niches(unlike, fold.fittest.niches(), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = scores(dispatcher, programs, replace(picking, seeds=show))
@@ -84,7 +88,7 @@ def rescore(
 
 def hall_of_fame(fold: Fold, count: int) -> list[Child]:
     """The fittest rows that differ in structure, as the search ranks them; nothing is trained."""
-    return _unlike(list(fold.fittest), fold.fittest.skeletons)[:count]
+    return list(islice(_unlike(fold.fittest), count))
 
 
 def on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child]) -> list[Interval]:
@@ -149,12 +153,14 @@ def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: in
     return [c for c in ranked if c.child in chosen]
 
 
-def _unlike(ranked: Sequence[Child], skeletons: Mapping[int, str]) -> list[Child]:
-    """The first of each skeleton: of programs that differ in numbers alone a person wants to see the best."""
-    first: dict[str, Child] = {}
+def _unlike(ranked: Iterable[Child]) -> Iterator[Child]:
+    """The first of those whose shortest forms differ in numbers alone, of which a person wants to see the best."""
+    seen: set[str] = set()
     for child in ranked:
-        first.setdefault(skeletons[child.child], child)
-    return list(first.values())
+        skeleton = skeleton_key(simplify(Program.parse(child.final)))
+        if skeleton not in seen:
+            seen.add(skeleton)
+            yield child
 
 
 def held_out_scores(

@@ -8,9 +8,12 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import skeleton_key
+from stepsmith.search.config import read_config
+from stepsmith.search.elites import hall_of_fame
 from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front, skeleton_of
 from stepsmith.search.ledger import Child
 from stepsmith.search.niche import Niche
+from stepsmith.search.population import Fold
 
 MOMENTUM = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * m, m"
 SIGN = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * sign(m), m"
@@ -24,6 +27,20 @@ def row(number: int, text: str, fitness: float, state: int = 1) -> Child:
 
 def numbers(fittest: Fittest) -> list[int]:
     return [child.child for child in fittest]
+
+
+def test_a_hall_of_fame_shows_one_of_those_whose_shortest_forms_differ_in_numbers_alone():
+    """Dead code, and 2 m - m for m, are other texts of the same rule."""
+    longer = "def f(w, g, m, lr=0.2):\n  m = interp(g, m, 0.8)\n  a = sqrt(w)\n  b = m + m - m\n  return lr * b, m"
+    rows = [
+        row(1, longer, 0.9),
+        row(2, MOMENTUM.format(lr=0.1, beta=0.9), 0.8),
+        row(3, SIGN.format(lr=0.1, beta=0.9), 0.7),
+    ]
+    fold = Fold(read_config(None, {}), [])
+    for child in rows:
+        fold.fittest.add(child, Niche(child.state), skeleton_of(child.final))
+    assert [child.child for child in hall_of_fame(fold, 3)] == [1, 3]
 
 
 def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
