@@ -63,12 +63,12 @@ _THIRD = 1 / 3
 #: Digits reject the broken and rank nothing, at four learning rates: what keeps the scale of a start that was never
 #: tuned would fall there, and all that is like it later be its repeat. Their best is within three of the byte model's.
 #: Then an eighth of the budget at three rates, since a sign that keeps its parent's scale has a third of its best; a
-#: whole run on the cheaper task, as ranks at a part of the length say little of those at the end; and fitness, on three
-#: seeds that no hurdle saw: one is off by a tenth and more.
+#: whole run on the task that tells more of the rest of fitness, as ranks at a part of the length say little of those at
+#: the end; and fitness, on three seeds that no hurdle saw: one is off by a tenth and more.
 DEFAULT_STAGES = (
     Stage(tasks=("digits",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0, 9.0), drop=0.0),
     Stage(tasks=("bytes",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0), drop=0.3),
-    Stage(tasks=("bytes",), share=1.0, lr_factors=(0.5, 1.0), drop=0.6),
+    Stage(tasks=("bytes_b64",), share=1.0, lr_factors=(0.5, 1.0), drop=0.6),
     Stage(tasks=("bytes", "bytes_b64"), share=1.0, seeds=3, drop=0.0),
 )
 

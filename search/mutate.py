@@ -43,17 +43,17 @@ class Mutator:
     def __init__(self, space: str = "lion45", constants_only: bool = False) -> None:
         self.vocabulary = Vocabulary(space)
         # Edits of structure that are live at once weigh most: numbers of a tuned start have little left to give,
-        # and what is inserted is mostly dead until another edit reads it.
+        # and what is inserted is mostly dead until another edit reads it. docs/log.md has what each gains a step.
         self.edits: dict[str, tuple[float, Edit]] = (
             {"constant": (1.0, Mutator._constant)}
             if constants_only
             else {
                 "insert": (0.5, Mutator._insert),
                 "wire": (1.5, Mutator._wire),
-                "double": (0.75, Mutator._double),
+                "double": (1.25, Mutator._double),
                 "split": (0.75, Mutator._split),
-                "delete": (0.75, Mutator._delete),
-                "argument": (1.5, Mutator._argument),
+                "delete": (0.5, Mutator._delete),
+                "argument": (1.0, Mutator._argument),
                 "constant": (0.5, Mutator._constant),
             }
         )
