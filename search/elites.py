@@ -154,12 +154,12 @@ def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: in
 
 
 def _unlike(ranked: Iterable[Child]) -> Iterator[Child]:
-    """The first of those whose shortest forms differ in numbers alone, of which a person wants to see the best."""
-    seen: set[str] = set()
+    """The first of those with as many states whose shortest forms differ in numbers alone: the best is to be seen."""
+    seen: set[tuple[int, str]] = set()
     for child in ranked:
-        skeleton = skeleton_key(simplify(Program.parse(child.final)))
-        if skeleton not in seen:
-            seen.add(skeleton)
+        like = child.state, skeleton_key(simplify(Program.parse(child.final)))
+        if like not in seen:
+            seen.add(like)
             yield child
 
 

@@ -24,6 +24,7 @@ _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must r
 REPEAT = "dropped: trains as row"
 _ENOUGH = 8  # scores before a hurdle drops by quantile
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
+_NEWBORN = 0.5  # of the quantile that a new structure is dropped by
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
@@ -31,9 +32,10 @@ class Standing(NamedTuple):
     """What is remembered of every row that came through all stages, and of its aliases."""
 
     fitness: float
+    stages: tuple[float, ...]  # its score at each
     rms: float  # of the update on the probe, at the best learning rate
     niche: Niche
-    skeleton: str
+    skeleton: str  # what programs share that differ in numbers alone
 
 
 class Trained(NamedTuple):
@@ -76,14 +78,15 @@ class Fold:
 
     A child's parent lives on the island that its number says; so does the child, or, where niches have islands, on
     that of its own niche, which it founds if it is the first. Niches whose best is poorer have fewer children.
-    `threshold` gives each stage's hurdle; `scored` has fitness, scale and niche of what came through all stages and of
-    its aliases, `fittest` the best rows whole: a search of millions folds into little memory.
+    `hurdles` gives what a child must reach; `scored` has scores, scale and niche of what came through all stages and
+    of its aliases, `fittest` the best rows whole: a search of millions folds into little memory.
     """
 
     config: SearchConfig
     starts: list[Member]
     islands: list[Island] = field(init=False)
     scored: dict[int, Standing] = field(default_factory=dict)
+    skeletons: set[str] = field(default_factory=set)  # of what was scored
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
@@ -135,13 +138,24 @@ class Fold:
         """Whom a child competes with: all, or its own kind."""
         return niche_of(Program.parse(child.program), child.state) if self.config.niches else Niche(0)
 
-    def threshold(self, stage: int, niche: Niche) -> float:
-        """The score a child must reach to leave the stage: a quantile of its niche's, or any that did not fail."""
+    def hurdles(self, child: Child) -> list[float]:
+        """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
+
+        A structure that was never scored has the numbers of another, and the quantile is halved for it. A child that
+        moves numbers alone need not be better than its parent was there, on the same seeds.
+        """
+        niche, is_new = self.niche(child), skeleton_of(child.program) not in self.skeletons
+        found = [self._quantile(stage, niche, _NEWBORN if is_new else 1.0) for stage in range(len(self.config.stages))]
+        if child.parent in self.scored and child.moves_numbers_alone:
+            parent = self.scored[child.parent].stages
+            found = [min(quantile, before) for quantile, before in zip(found, parent, strict=True)]
+        return [max(score, float(np.nextafter(LOWEST, 1))) for score in found]
+
+    def _quantile(self, stage: int, niche: Niche, part: float) -> float:
+        """Of the niche's recent scores at a stage, at a part of what the stage drops; `LOWEST` where they are few."""
         scores = self.recent[niche][stage] if niche in self.recent else ()
         drop = self.config.stages[stage].drop
-        if len(scores) < _ENOUGH or not drop:
-            return float(np.nextafter(LOWEST, 1))
-        return max(float(np.quantile(np.array(scores), drop)), float(np.nextafter(LOWEST, 1)))
+        return float(np.quantile(np.array(scores), part * drop)) if drop and len(scores) >= _ENOUGH else LOWEST
 
     def add_round(self, children: Sequence[Child]) -> None:
         """Folds a closed round in."""
@@ -173,8 +187,10 @@ class Fold:
         if child.scored:
             assert child.fitness is not None and child.rms is not None
             rms = child.rms * child.lr_factor
-            standing = Standing(child.fitness, rms, niche, skeleton_of(child.final))
+            stages = tuple(score["fitness"] for score in child.scores)
+            standing = Standing(child.fitness, stages, rms, niche, skeleton_of(child.final))
             self.scored[child.child] = standing
+            self.skeletons.add(standing.skeleton)
             self.fittest.add(child, Niche(child.state, niche.elastic), standing.skeleton)
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf

@@ -35,11 +35,8 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
             trainable += 1
         bred.append(new)
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
-    niches = {i: fold.niche(bred[i].child) for i in programs}
-    stages = range(len(fold.config.stages))
-    hurdles = {niche: [fold.threshold(stage, niche) for stage in stages] for niche in set(niches.values())}
-    thresholds = {i: hurdles[niche] for i, niche in niches.items()}
-    return Round(fold.config, number, [new.child for new in bred], programs, thresholds, fold.trained, fold.rounds)
+    hurdles = {i: fold.hurdles(bred[i].child) for i in programs}
+    return Round(fold.config, number, [new.child for new in bred], programs, hurdles, fold.trained, fold.rounds)
 
 
 def is_trainable(child: Child) -> bool:
@@ -55,7 +52,7 @@ class Round:
     number: int
     children: list[Child]
     programs: dict[int, Program]  # of those that are trained, by position, at their best learning rate so far
-    thresholds: dict[int, list[float]]  # of the same, at each stage
+    hurdles: dict[int, list[float]]  # of the same, what each must reach at each stage
     trained: Mapping[int, Trained]  # the fold's, which grows: what is of round `folded` or later is not looked at
     folded: int  # rounds that the fold held which this one was bred from
     stage: int = 0
@@ -87,7 +84,7 @@ class Round:
     def _judge(self, scores: list[Score]) -> None:
         """Scores of the current stage; the round may close."""
         for position, score in zip(self.active, scores, strict=True):
-            below = score.fitness < self.thresholds[position][self.stage]
+            below = score.fitness < self.hurdles[position][self.stage]
             self.children[position] = self._judged(self._moved(position, score), score, below)
         self.active = [i for i in self.active if not self.children[i].reason or self.children[i].audited]
         self.stage += 1

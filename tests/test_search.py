@@ -246,21 +246,27 @@ def test_a_schedule_is_no_start():
 
 
 def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):
-    """Worked out again from the rows: at breeding of round r the fold holds the rounds up to r - delay."""
+    """Worked out again from the rows: at breeding of round r the fold holds the rounds up to r - delay.
+
+    New structures meet half of the quantile, and a child that moves numbers alone no more than its parent reached.
+    """
     _, rows, fold = run
-    config, drops = fold.config, 0
+    config, drops, met = fold.config, 0, set()
     for number in range(fold.rounds):
         past = [r for r in rows.values() if r.round <= number - config.delay and r.scores and not repeats(r)]
         scores = [r.scores[0]["fitness"] for r in past][-64:]
-        bar = np.quantile(scores, config.stages[0].drop) if len(scores) >= 20 else 0.0
-        bar = max(bar, np.nextafter(LOWEST, 1))
-        judged = [r for r in rows.values() if r.round == number and r.scores and not repeats(r)]
-        for row in judged:
-            good = row.scores[0]["fitness"] >= bar
+        known = {skeleton_of(r.final) for r in past if r.scored}
+        for row in (r for r in rows.values() if r.round == number and r.scores and not repeats(r)):
+            part = 1.0 if skeleton_of(row.program) in known else 0.5
+            bar = np.quantile(scores, part * config.stages[0].drop) if len(scores) >= 8 else LOWEST
+            if row.parent is not None and row.moves_numbers_alone:
+                bar = min(bar, source(rows, rows[row.parent]).scores[0]["fitness"])
+            good = row.scores[0]["fitness"] >= max(bar, np.nextafter(LOWEST, 1))
             assert row.scores[0]["dropped"] != good
             assert good or row.reason.startswith(("dropped: stage 1", "failed: "))
             drops += row.reason.startswith("dropped: stage 1")
-    assert drops > 10
+            met.add((part, row.moves_numbers_alone))
+    assert drops > 10 and len(met) == 4
 
 
 def test_scored_rows_passed_every_stage_and_others_are_no_parents(run):
@@ -311,7 +317,7 @@ def test_an_audit_changes_no_hurdle(tmp_path):
     rows = children(tmp_path / "run")
     folds[0].add_round(rows)
     folds[1].add_round([replace(r, scores=r.scores[:1]) if r.audited else r for r in rows])
-    assert [folds[0].threshold(s, Niche(0)) for s in (0, 1)] == [folds[1].threshold(s, Niche(0)) for s in (0, 1)]
+    assert folds[0].hurdles(rows[-1]) == folds[1].hurdles(rows[-1])
     assert folds[0].recent == folds[1].recent
 
 
