@@ -48,7 +48,7 @@ SGD = "def sgd(w, g, lr=0.5):\n    return lr * g\n"
 def run(tmp_path_factory):
     """A finished run: its folder, rows by number, and fold."""
     folder = tmp_path_factory.mktemp("search")
-    fold = search(folder / "run", small(folder, steps=20_000, audit=0.3, seed=15, decay="cosine"))
+    fold = search(folder / "run", small(folder, steps=30_000, audit=0.3, seed=19, decay="cosine"))
     return folder / "run", {c.child: c for c in children(folder / "run")}, fold
 
 
