@@ -36,5 +36,6 @@ class Credit:
         rate = sum(self.wins.values()) / max(sum(self.tries.values()), 1.0)
         if rate == 0:
             return dict(before)
-        moved = {name: (self.wins[name] + _PRIOR) / (self.tries[name] * rate + _PRIOR) for name in before}
+        wins, tries = self.wins.get, self.tries.get  # which leave no key behind
+        moved = {name: (wins(name, 0.0) + _PRIOR) / (tries(name, 0.0) * rate + _PRIOR) for name in before}
         return {name: weight * min(max(moved[name], 1 / _MOST), _MOST) for name, weight in before.items()}

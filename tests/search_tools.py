@@ -200,12 +200,12 @@ PLAN = "STEPSMITH_TEST_PLAN"  # names a folder: faults.json by number of job, po
 
 
 def plagued(job: Job) -> list[Score]:
-    """Does the job, unless the plan has a fault for it, or it holds a program that kills."""
+    """Does the job, unless the plan has a fault for it, which comes first, or it holds a program that kills."""
     plan = Path(os.environ[PLAN])
     number = _next_number(plan / "count")
     fault = json.loads((plan / "faults.json").read_text()).get(str(number))
     poison = json.loads((plan / "poison.json").read_text())
-    if fault == "killed" or any(str(program) in poison for program in job.programs):
+    if fault == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -215,6 +215,8 @@ def plagued(job: Job) -> list[Score]:
             balloon.append(bytearray(2**26))
     if fault == "raised":
         raise RuntimeError("by the plan")
+    if any(str(program) in poison for program in job.programs):
+        os.kill(os.getpid(), signal.SIGKILL)
     return evaluate(job)
 
 
