@@ -366,9 +366,8 @@ def simplify(
     from .search.found import decay_of, load_any
 
     levels, forms = ("exact", "algebraic", "empirical"), ("text", "markdown", "opt")
-    shape = decay or decay_of(program)
-    for name, value, known in (("level", level, levels), ("form", to, forms), ("decay", shape, KNOWN_DECAYS)):
-        if value not in known:
+    for name, value, known in (("level", level, levels), ("form", to, forms), ("decay", decay, KNOWN_DECAYS)):
+        if value is not None and value not in known:
             raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
     for option, given in (("--task", task), ("--decay", decay)):
         if level != "empirical" and given:
@@ -376,7 +375,7 @@ def simplify(
     rule = load_any(program)
     _check_out(out, force)
     if level == "empirical":
-        found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, shape, workers)
+        found = _shortened(rule, tuple(task or ("bytes_b64",)), runs, decay or decay_of(program), workers)
         text = str(found.program) if to == "opt" else simplification(rule, "algebraic", to == "markdown")
         text += "" if to == "opt" else empirical(found, to == "markdown")
     else:

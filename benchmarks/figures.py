@@ -81,7 +81,8 @@ def unseen_against_search(axes: Axes, rows: Sequence[Outcome]) -> None:
     """Of the first of a hall of fame, and of each family there, what the search saw and the speedup on fresh seeds."""
     ends = []
     for strategy, colour in _COLOURS.items():
-        pairs = [(fitness, seen) for r in rows if r.strategy == strategy for _, fitness, seen in r.hall if seen]
+        fame = [of for r in rows if r.strategy == strategy for of in r.hall]
+        pairs = [(fitness, seen) for _, fitness, seen in fame if seen is not None]
         if pairs:
             axes.plot(*zip(*pairs, strict=True), ".", color=colour, label=strategy)
             ends += [x for pair in pairs for x in pair]

@@ -84,15 +84,24 @@ def entries() -> list[Entry]:
     return [_entry(name) for name in _files()]
 
 
+def file_stem(name: str) -> str:
+    """How the file of a catalogued program is called; case and `-` for `_` do not matter.
+
+    >>> file_stem("C-Lion")
+    'c_lion'
+    """
+    return name.lower().replace("-", "_")
+
+
 def entry(name: str) -> Entry:
-    """The record of a catalogued program; case and `-` for `_` do not matter.
+    """The record of a catalogued program, under any spelling that `file_stem` knows.
 
     Raises ProgramError, a ValueError, for an unknown name.
 
     >>> entry("C-Lion").cost.state
     1
     """
-    known = name.lower().replace("-", "_")
+    known = file_stem(name)
     if known not in _files():
         raise ProgramError(f"unknown program {name!r}; {did_you_mean(known, _files())}")
     return _entry(known)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..search.find import Find, finds, read_find
+from ..search.find import Find, find_of
 
 
 def origin(name: str) -> list[str]:
     """Lines on where a program came from, if it is a find; none for others."""
-    known = name.lower().replace("-", "_")
-    return ["origin", *(f"  {line}" for line in lines(read_find(known)))] if known in finds() else []
+    find = find_of(name)
+    return [] if find is None else ["origin", *(f"  {line}" for line in lines(find))]
 
 
 def lines(find: Find) -> list[str]:

@@ -73,15 +73,14 @@ def rescore(
     chosen = _with_niches(unlike, fold.fittest.niches(), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = scores(dispatcher, programs, replace(picking, seeds=show))
+    shown = on_fresh_seeds(fold, dispatcher, chosen, look)
     held_out = {name: held_out_scores(dispatcher, programs, name, look, decay) for name in fold.config.held_out}
     looked_at = len(chosen) * look
     elites = []
-    for index, child in enumerate(chosen):
+    for index, (child, seen) in enumerate(zip(chosen, shown, strict=True)):
         others = {name: _interval(found[index], looked_at) for name, found in held_out.items()}
         costs = cost(programs[index])
         assert child.fitness is not None
-        seen = _interval(shown[index], looked_at)
         elites.append(Elite(child.child, child.final, child.fitness, costs, seen, others))
     return elites
 
@@ -91,11 +90,11 @@ def hall_of_fame(fold: Fold, count: int) -> list[Child]:
     return list(islice(_unlike(fold.fittest), count))
 
 
-def on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child]) -> list[Interval]:
-    """Speedups of rows on the tasks of the search and the seeds that are shown, corrected for their number."""
-    trial = Trial(fold.config.stages[-1].tasks, seeds=fresh_seeds(1)[1], decay=fold.config.decay)
+def on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child], look: int = 1) -> list[Interval]:
+    """Speedups of rows on the tasks of the search and the seeds that are shown, corrected as those of `rescore`."""
+    trial = Trial(fold.config.stages[-1].tasks, seeds=fresh_seeds(look)[1], decay=fold.config.decay)
     found = scores(dispatcher, [Program.parse(row.final) for row in rows], trial)
-    return [_interval(score, len(rows)) for score in found]
+    return [_interval(score, len(rows) * look) for score in found]
 
 
 def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

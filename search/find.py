@@ -91,6 +91,12 @@ def finds(folder: Path | None = None) -> list[str]:
     return sorted(path.stem for path in (folder or shelf()).glob("*.json"))
 
 
+def find_of(name: str) -> Find | None:
+    """The record of a catalogued program that a search found; None for any other name."""
+    known = catalogue.file_stem(name)
+    return read_find(known) if known in finds() else None
+
+
 def read_find(name: str, folder: Path | None = None) -> Find:
     """The record of a find.
 

@@ -19,7 +19,7 @@ from ..dsl.layout import comma_parts
 from ..dsl.parameter import ROLES
 from ..dsl.program import routed
 from ..dsl.transforms import TRANSFORMS
-from .find import finds, read_find
+from .find import find_of
 from .ledger import Child, Ledger, LedgerError
 
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
@@ -150,13 +150,13 @@ def run_row(name: str) -> tuple[Path, Child]:
 def decay_of(name: str) -> str:
     """The decay shape that its search trained a program on: a find's, or a run's; else the one tuned for AdamW.
 
-    >>> decay_of("fading_lion"), decay_of("lion")
+    >>> decay_of("Fading-Lion"), decay_of("lion")
     ('constant_linear', 'tuned')
     """
     from ..evaluator.fitness import TUNED
 
-    if name in finds():
-        config = read_find(name).config
+    if find := find_of(name):
+        config = find.config
     elif Path(folder := name.rpartition(":")[0], "ledger.sqlite").is_file():
         with Ledger.reading(Path(folder)) as ledger:
             config = json.loads(ledger.meta()["config"])
