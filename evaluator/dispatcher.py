@@ -114,6 +114,7 @@ class Dispatcher:
             log.warning("%s; its job is tried again", _describe(error))
             self._start(replace(part, tries=part.tries - 1))
         elif len(part.places) > 1:
+            entry.faults.append(f"split: {_describe(error)}")
             self._halve(part)
         else:
             self._set_aside(part, entry, _describe(error))

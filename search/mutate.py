@@ -48,7 +48,7 @@ class Mutator:
             {"constant": (1.0, Mutator._constant)}
             if constants_only
             else {
-                "insert": (0.5, Mutator._insert),
+                "insert": (1.0, Mutator._insert),
                 "wire": (1.5, Mutator._wire),
                 "double": (1.25, Mutator._double),
                 "split": (0.75, Mutator._split),

@@ -24,7 +24,7 @@ _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must r
 REPEAT = "dropped: trains as row"
 _ENOUGH = 8  # scores before a hurdle drops by quantile
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
-_NEWBORN = 0.5  # of the quantile that a new structure is dropped by
+_YOUNG = 0.5  # of the quantile, by which a structure is dropped that few have tuned
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
@@ -86,7 +86,6 @@ class Fold:
     starts: list[Member]
     islands: list[Island] = field(init=False)
     scored: dict[int, Standing] = field(default_factory=dict)
-    skeletons: set[str] = field(default_factory=set)  # of what was scored
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
@@ -123,6 +122,10 @@ class Fold:
             self.homes[niche] = self.islands[-1]
         return self.homes[niche]
 
+    def _island_of(self, niche: Niche, number: int) -> Island | None:
+        """Where rows of a niche live, and else those of that number; None where the niche has no row yet."""
+        return self.homes.get(niche) if self.config.niches else self.island(number)
+
     @property
     def best(self) -> Member | None:
         """The fittest of all islands; None before the first score."""
@@ -141,11 +144,13 @@ class Fold:
     def hurdles(self, child: Child) -> list[float]:
         """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
 
-        A structure that was never scored has the numbers of another, and the quantile is halved for it. A child that
-        moves numbers alone need not be better than its parent was there, on the same seeds.
+        A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that moves
+        numbers alone need not be better than its parent was there, on the same seeds.
         """
-        niche, is_new = self.niche(child), skeleton_of(child.program) not in self.skeletons
-        found = [self._quantile(stage, niche, _NEWBORN if is_new else 1.0) for stage in range(len(self.config.stages))]
+        niche = self.niche(child)
+        home = self._island_of(niche, child.child)
+        part = _YOUNG if home is None or home.structures.is_young(skeleton_of(child.program)) else 1.0
+        found = [self._quantile(stage, niche, part) for stage in range(len(self.config.stages))]
         if child.parent in self.scored and child.moves_numbers_alone:
             parent = self.scored[child.parent].stages
             found = [min(quantile, before) for quantile, before in zip(found, parent, strict=True)]
@@ -190,7 +195,6 @@ class Fold:
             stages = tuple(score["fitness"] for score in child.scores)
             standing = Standing(child.fitness, stages, rms, niche, skeleton_of(child.final))
             self.scored[child.child] = standing
-            self.skeletons.add(standing.skeleton)
             self.fittest.add(child, Niche(child.state, niche.elastic), standing.skeleton)
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
@@ -208,7 +212,8 @@ class Fold:
 
     def _tried(self, parent: Standing, number: int) -> None:
         """A try of the parent's structure, whatever came of it: one that gives nothing but aliases must rest too."""
-        island = self.homes[parent.niche] if self.config.niches else self.island(number)
+        island = self._island_of(parent.niche, number)
+        assert island is not None  # the parent was scored
         island.structures.tried(parent.skeleton)
 
     def _recent(self, niche: Niche) -> list[deque[float]]:

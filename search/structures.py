@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from numpy.random import Generator
 if TYPE_CHECKING:
     from .population import Member
 
-_TRIES = 12  # children that move its numbers in vain since it was last bettered; then it is left to evolution
+_YOUNG = 16  # children that have moved its numbers; then it is left to evolution
 _NEAR = 0.7  # of the best of the island: what is poorer is not worth tuning
-_DRAWN = 3  # of which the fittest is tuned
+_DRAWN = 5  # of which the most promising is tuned
+_HOPE = 0.3  # how much better than its best what was never tuned may be; of what n children have tuned a root of n less
 _KEPT = 200
 
 
@@ -21,23 +23,29 @@ class _Structure:
     best: Member
     tries: int = 0
 
+    @property
+    def promise(self) -> float:
+        """An upper confidence bound, as for the arm of a bandit (Auer et al. 2002)."""
+        return self.best.fitness * (1 + _HOPE / math.sqrt(1 + self.tries))
+
 
 @dataclass
 class Structures:
     """The structures of an island, by skeleton.
 
     A new structure has the numbers of an old one, and the best numbers of that: it is poorer than it could be, and what
-    it descends from has been tuned for hundreds of children. So a few children of it move its numbers alone, whatever
-    its rank, as speciation protects new topologies in NEAT (Stanley and Miikkulainen 2002).
+    it descends from has been tuned for hundreds of children. So some children of it move its numbers alone, whatever
+    its rank, as speciation protects new topologies in NEAT (Stanley and Miikkulainen 2002). A bound on their number
+    that began anew with every better one would be spent on what is tuned already, where better is luck.
     """
 
     known: dict[str, _Structure] = field(default_factory=dict)
 
     def add(self, member: Member) -> None:
-        """A scored row; one that betters its structure begins its tries anew."""
-        held = self.known.get(member.skeleton)
-        if held is None or member.fitness > held.best.fitness:
-            self.known[member.skeleton] = _Structure(member)
+        """A scored row."""
+        held = self.known.setdefault(member.skeleton, _Structure(member))
+        if member.fitness > held.best.fitness:
+            held.best = member
         if len(self.known) > _KEPT:
             del self.known[min(self.known, key=lambda name: self.known[name].best.fitness)]
 
@@ -46,10 +54,15 @@ class Structures:
         if skeleton in self.known:
             self.known[skeleton].tries += 1
 
+    def is_young(self, skeleton: str) -> bool:
+        """Whether few have tuned it, or it was never scored."""
+        return skeleton not in self.known or self.known[skeleton].tries < _YOUNG
+
     def draw(self, random: Generator) -> Member | None:
-        """The best of a structure that few have tuned, of some drawn the fittest; None where all have been."""
+        """The best of a young structure, of some drawn the most promising; None where all are old."""
         least = _NEAR * max((s.best.fitness for s in self.known.values()), default=0.0)
-        young = [s.best for s in self.known.values() if s.tries < _TRIES and s.best.fitness >= least]
+        young = [s for s in self.known.values() if s.tries < _YOUNG and s.best.fitness >= least]
         if not young:
             return None
-        return max((young[int(random.integers(len(young)))] for _ in range(_DRAWN)), key=lambda m: m.fitness)
+        drawn = (young[int(random.integers(len(young)))] for _ in range(_DRAWN))
+        return max(drawn, key=lambda structure: structure.promise).best

@@ -4,7 +4,7 @@ import csv
 import itertools
 import math
 import sys
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +59,11 @@ def parsed(row: Child) -> Program:
 def source(rows: dict[int, Child], row: Child) -> Child:
     """The row that was trained for a row."""
     return row if row.alias_of is None else rows[row.alias_of]
+
+
+def structure(row: Child) -> str:
+    """What a scored row and its aliases share with those that differ in numbers alone."""
+    return skeleton_of(row.program if row.alias_of is not None else row.final)
 
 
 def repeats(row: Child) -> bool:
@@ -248,16 +253,22 @@ def test_a_schedule_is_no_start():
 def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):
     """Worked out again from the rows: at breeding of round r the fold holds the rounds up to r - delay.
 
-    New structures meet half of the quantile, and a child that moves numbers alone no more than its parent reached.
+    Structures that few have tuned meet half of the quantile, and a child that moves numbers alone no more than its
+    parent reached.
     """
     _, rows, fold = run
     config, drops, met = fold.config, 0, set()
     for number in range(fold.rounds):
         past = [r for r in rows.values() if r.round <= number - config.delay and r.scores and not repeats(r)]
         scores = [r.scores[0]["fitness"] for r in past][-64:]
-        known = {skeleton_of(r.final) for r in past if r.scored}
+        folded = [r for r in rows.values() if r.round <= number - config.delay]
+        tuned = Counter(
+            structure(rows[r.parent])
+            for r in folded
+            if r.parent is not None and r.moves_numbers_alone and source(rows, rows[r.parent]).scored
+        )
         for row in (r for r in rows.values() if r.round == number and r.scores and not repeats(r)):
-            part = 1.0 if skeleton_of(row.program) in known else 0.5
+            part = 1.0 if tuned[skeleton_of(row.program)] >= 16 else 0.5
             bar = np.quantile(scores, part * config.stages[0].drop) if len(scores) >= 8 else LOWEST
             if row.parent is not None and row.moves_numbers_alone:
                 bar = min(bar, source(rows, rows[row.parent]).scores[0]["fitness"])

@@ -13,7 +13,7 @@ from stepsmith.search.config import SearchConfig, Stage
 from stepsmith.search.fittest import skeleton_of
 from stepsmith.search.niche import Niche
 from stepsmith.search.population import Member
-from stepsmith.search.structures import _TRIES, Structures
+from stepsmith.search.structures import _YOUNG, Structures
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -44,26 +44,49 @@ def test_a_new_structure_is_tuned_and_a_tuned_one_rests():
     structures = Structures()
     old, new = member(1, SIGN, 0.85), member(2, LION, 0.7)
     structures.add(old)
-    tried(structures, old, _TRIES)
+    tried(structures, old, _YOUNG)
     assert structures.draw(np.random.Generator(np.random.Philox(key=1))) is None
     structures.add(new)
     assert set(drawn(structures)) == {2}
-    tried(structures, new, _TRIES - 1)
+    tried(structures, new, _YOUNG - 1)
     assert drawn(structures)
     tried(structures, new, 1)
     assert not drawn(structures)
 
 
-def test_of_a_structure_the_best_is_tuned_and_a_better_one_begins_anew():
+def test_of_a_structure_the_best_is_tuned_and_a_better_one_does_not_begin_anew():
+    """Among many children of one structure one is better by luck."""
     structures = Structures()
     structures.add(member(1, SIGN, 0.8))
     structures.add(member(2, SIGN, 0.7))
     assert set(drawn(structures)) == {1}
-    tried(structures, member(1, SIGN, 0.8), _TRIES)
-    structures.add(member(3, SIGN, 0.79))
-    assert not drawn(structures)
+    tried(structures, member(1, SIGN, 0.8), _YOUNG - 1)
     structures.add(member(4, SIGN, 0.81))
     assert set(drawn(structures)) == {4}
+    tried(structures, member(4, SIGN, 0.81), 1)
+    structures.add(member(5, SIGN, 0.9))
+    assert not drawn(structures)
+
+
+def test_a_structure_is_young_until_it_was_tuned():
+    structures, one = Structures(), member(1, LION, 0.7)
+    assert structures.is_young(one.skeleton)
+    structures.add(one)
+    tried(structures, one, _YOUNG - 1)
+    assert structures.is_young(one.skeleton)
+    tried(structures, one, 1)
+    assert not structures.is_young(one.skeleton)
+
+
+def test_what_was_tuned_less_is_tuned_before_what_is_a_little_fitter():
+    structures = Structures()
+    fitter, new = member(1, SIGN, 0.85), member(2, LION, 0.8)
+    structures.add(fitter)
+    structures.add(new)
+    assert drawn(structures)[1] > drawn(structures)[2]
+    tried(structures, fitter, 4)
+    counts = drawn(structures)
+    assert counts[2] > 2 * counts[1] > 0
 
 
 def test_the_fitter_is_tuned_more_often_and_the_hopeless_never():
@@ -109,7 +132,7 @@ def kinds(tmp_path_factory):
 
 
 def test_every_child_that_moves_numbers_alone_is_a_try_of_the_structure_of_its_parent(kinds):
-    """Aliases and rejected ones too; a row that betters its structure begins anew. By the rows, kind by kind."""
+    """Aliases and rejected ones too. By the rows, kind by kind."""
     rows, fold = kinds
     tries: Counter = Counter()
     best: dict[tuple[Niche, str], float] = {}
@@ -119,8 +142,7 @@ def test_every_child_that_moves_numbers_alone_is_a_try_of_the_structure_of_its_p
             tries[parent.niche, parent.skeleton] += 1
         if row.child in fold.scored:
             own = fold.scored[row.child]
-            if own.fitness > best.get((own.niche, own.skeleton), 0.0):
-                best[own.niche, own.skeleton], tries[own.niche, own.skeleton] = own.fitness, 0
+            best[own.niche, own.skeleton] = max(own.fitness, best.get((own.niche, own.skeleton), 0.0))
     known = {(n, name): s for n, island in fold.homes.items() for name, s in island.structures.known.items()}
     assert {place: s.best.fitness for place, s in known.items()} == best
     assert {place: s.tries for place, s in known.items()} == {place: tries[place] for place in best}
