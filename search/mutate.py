@@ -48,8 +48,8 @@ class Mutator:
             {"constant": (1.0, Mutator._constant)}
             if constants_only
             else {
-                "insert": (1.0, Mutator._insert),
-                "wire": (1.5, Mutator._wire),
+                "insert": (0.75, Mutator._insert),
+                "wire": (2.5, Mutator._wire),
                 "double": (1.25, Mutator._double),
                 "split": (0.75, Mutator._split),
                 "delete": (0.5, Mutator._delete),
