@@ -17,7 +17,7 @@ search: $(READY)  ## evolve optimizers (options in ARGS)
 
 # One thread per worker: the workers fill the cores, and the numbers do not depend on how many there are.
 test: lint  ## lint, types and tests (pytest options in ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=10 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=30 $(ARGS)
 
 bench: $(READY)  ## measure (options in ARGS)
 	$(BIN)/python benchmarks/run.py $(ARGS)

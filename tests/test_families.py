@@ -125,7 +125,8 @@ def test_no_other_catalogued_rule_belongs_to_a_family():
     assert {name: of for name, of in found.items() if of} == {
         "lion": ["lion"], "c_lion": ["lion", "cautious"], "c_adamw": ["cautious"],
         "addsign": ["cautious"],  # a gradient whose sign is against its average counts nothing
-        "agreeing_signs": ["cautious"], "fading_lion": ["lion"],  # finds
+        "agreeing_signs": ["cautious"], "mixed_signs": ["cautious"],  # finds
+        "fading_lion": ["lion"], "plain_lion": ["lion"],
     }  # fmt: skip
 
 
