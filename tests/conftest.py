@@ -85,7 +85,7 @@ def _random_programs(count: int) -> tuple[Program, ...]:
     while len(programs) < count:
         random = np.random.Generator(np.random.Philox(key=index))
         program, mutator = roots[index % len(roots)], mutators[index // len(roots) % len(mutators)]
-        for _ in range(int(random.integers(1, 30))):
+        for _ in range(int(random.integers(1, 24))):
             program, _ = mutator.mutate(program, random)
             programs.append(program)
         index += 1
