@@ -144,8 +144,8 @@ class Fold:
     def hurdles(self, child: Child) -> list[float]:
         """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
 
-        A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that moves
-        numbers alone need not be better than its parent was there, on the same seeds.
+        A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that
+        moves numbers alone need not be better than its parent was there, on the same seeds.
         """
         niche = self.niche(child)
         home = self._island_of(niche, child.child)
