@@ -14,8 +14,8 @@ from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
 from ..dsl.program import LR
+from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
-from ..dsl.uses import without_dead
 from .ledger import Child
 from .population import Fold, Member
 from .strategies import Evolution
@@ -81,7 +81,7 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     weights = fold.credit.weights(mutator.weights) if fold.config.adapt else None
     program, edits = parent.program, []
     if random.random() < fold.config.tidy:
-        program = without_dead(program)
+        program = numbers_folded(program)
     for _ in range(length):
         program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)

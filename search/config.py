@@ -104,7 +104,9 @@ class SearchConfig(BaseModel):
     odd: bool = Field(True, description="train only what negates its update where w and g are, at its peak rate")
     front: float = Field(0.25, ge=0, le=1, description="share of parents that are shorter than all fitter ones")
     tune: float = Field(0.25, ge=0, le=1, description="share of children that move the numbers of a new structure")
-    tidy: float = Field(0.5, ge=0, le=1, description="share of children whose parent loses its dead code before edits")
+    tidy: float = Field(
+        0.5, ge=0, le=1, description="share of children whose parent loses dead code and arithmetic on numbers"
+    )
     round: int = Field(48, ge=1, description="trainable children a round (B)")
     delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
     patience: int = Field(30, ge=1, description="rounds without a better program before a restart")

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from ..dsl import Program
 from ..dsl.keys import skeleton_key
+from ..dsl.simplify.exact import numbers_folded
 from .ledger import Child
 from .niche import Niche
 
@@ -32,8 +33,10 @@ def _rank(child: Child) -> tuple[float, int, int]:
 
 
 def skeleton_of(text: str) -> str:
-    """The skeleton of a program's text; rows that share it share the string."""
-    return sys.intern(skeleton_key(Program.parse(text)))
+    """The skeleton of a program's text, numbers folded: m times the square of beta is m times a number. Rows that share
+    it share the string.
+    """
+    return sys.intern(skeleton_key(numbers_folded(Program.parse(text))))
 
 
 def front(ranked: Iterable[Row]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -19,10 +20,25 @@ _ROUNDS = 12
 _FOLDED = 1e300  # numbers beyond are left to the run
 
 
-def exact(program: Program, patterns: bool = True) -> Program:
+def numbers_folded(program: Program) -> Program:
+    r"""The exact form of a program, where also what is computed of hyperparameters alone is a number.
+
+    What a route leaves to another program stays.
+
+    >>> rule = Program.parse("def f(w, g, m, lr, beta=0.5):\n  m = square(beta) * m + g\n  return lr * m, m")
+    >>> print(numbers_folded(rule), end="")
+    def f(w, g, m, lr):
+        m = 0.25 * m + g
+        return lr * m, m
+    """
+    return replace(exact(program, hypers=True), fallback=program.fallback)
+
+
+def exact(program: Program, patterns: bool = True, hypers: bool = False) -> Program:
     r"""The live code of a program without a route, equal expressions once, numbers folded, exact rules applied.
 
-    A program with repeats keeps its statements; only dead ones go. Without `patterns` no rule is applied.
+    A program with repeats keeps its statements; only dead ones go. Without `patterns` no rule is applied. With `hypers`
+    the names of hyperparameters count for nothing where numbers are folded.
 
     >>> rule = Program.parse("def f(w, g, m, v, lr):\n  v = g * g\n  m = -abs(-g) * -1.0 + m * (2 - 1)\n"
     ...                      "  return lr * m, m, v")
@@ -34,7 +50,7 @@ def exact(program: Program, patterns: bool = True) -> Program:
     if any(s.op == REPEAT for s in program.statements):
         return without_dead(program)
     for _ in range(_ROUNDS):  # until it is its own exact form, order of statements included
-        shorter = _rebuilt(program, flow(program), patterns)
+        shorter = _rebuilt(program, flow(program), patterns, hypers)
         if shorter == program:
             break
         program = shorter
@@ -44,8 +60,8 @@ def exact(program: Program, patterns: bool = True) -> Program:
 class _Rebuild:
     """Nodes made anew, each by the first rule that makes it shorter."""
 
-    def __init__(self, live: Flow, patterns: dict[str, list[_Pattern]] | None) -> None:
-        self.live, self.patterns = live, patterns
+    def __init__(self, live: Flow, patterns: dict[str, list[_Pattern]] | None, hypers: bool) -> None:
+        self.live, self.patterns, self.hypers = live, patterns, hypers
         self.nodes: list[tuple[str, tuple[Arg, ...], Kind]] = []
         self.known: dict[object, int] = {}
 
@@ -57,19 +73,20 @@ class _Rebuild:
     def node(self, arg: Arg) -> tuple[str, tuple[Arg, ...], Kind] | None:
         return self.nodes[arg - self.live.first_node] if isinstance(arg, int) and arg >= self.live.first_node else None
 
+    def number(self, arg: Arg) -> float | None:
+        """What may be folded."""
+        if isinstance(arg, Const):
+            return arg.value
+        return self.live.hypers.get(arg) if self.hypers else None
+
     def make(self, op: str, args: tuple[Arg, ...]) -> Arg:
         """The value of op(*args)."""
         row = OPS[op]
         plain = args[: row.arity]
-        if (
-            self.patterns is not None
-            and row.elementwise
-            and row.meaning
-            and plain
-            and all(isinstance(a, Const) for a in plain)
-        ):
+        numbers = [x for x in map(self.number, plain) if x is not None]
+        if self.patterns is not None and row.elementwise and row.meaning and plain and len(numbers) == len(plain):
             with np.errstate(all="ignore"):
-                value = float(row.meaning(*(np.float64(a.value) for a in plain if isinstance(a, Const))))
+                value = float(row.meaning(*map(np.float64, numbers)))
             if abs(value) < _FOLDED and not (value == 0 and np.signbit(value)):
                 return Const(value)
         kind = result_kind(op, [self.kind(a) for a in plain], args)
@@ -115,8 +132,8 @@ class _Rebuild:
         return value[pattern.right_end] if isinstance(pattern.right_end, int) else pattern.right_end
 
 
-def _rebuilt(program: Program, live: Flow, patterns: bool) -> Program:
-    anew = _Rebuild(live, _patterns() if patterns else None)
+def _rebuilt(program: Program, live: Flow, patterns: bool, hypers: bool) -> Program:
+    anew = _Rebuild(live, _patterns() if patterns else None, hypers)
     value: dict[Arg, Arg] = {}
     names: dict[int, str] = {}
     for number, (op, args, _) in enumerate(live.nodes, live.first_node):
