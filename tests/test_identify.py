@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def rewritten(program: Program, random: np.random.Generator) -> Program:
     if edit == 0 and op == "interp":
         a = args[2].value
         statements[place : place + 1] = [
-            Statement(fresh, "multiply", (Const(float(f"{1 - a:.15g}")), args[0])),
+            Statement(fresh, "multiply", (Const(float(1 - Decimal(repr(a)))), args[0])),
             Statement(fresh + 1, "multiply", (args[1], args[2])),
             Statement(target, "add", (fresh, fresh + 1)),
         ]
