@@ -18,7 +18,7 @@ from ..evaluator.fitness import TUNED, Score, Trial, geometric_mean
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
-from .fittest import front, skeleton_of
+from .fittest import front, skeleton
 from .ledger import Child
 from .niche import Niche
 from .population import Fold
@@ -155,7 +155,7 @@ def _unlike(ranked: Iterable[Child]) -> Iterator[Child]:
     """The first of those with as many states whose shortest forms differ in numbers alone: the best is to be seen."""
     seen: set[tuple[int, str]] = set()
     for child in ranked:
-        like = child.state, skeleton_of(str(simplify(Program.parse(child.final))))
+        like = child.state, skeleton(simplify(Program.parse(child.final)))
         if like not in seen:
             seen.add(like)
             yield child

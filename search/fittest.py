@@ -33,10 +33,15 @@ def _rank(child: Child) -> tuple[float, int, int]:
 
 
 def skeleton_of(text: str) -> str:
-    """The skeleton of a program's text, numbers folded: m times the square of beta is m times a number. Rows that share
-    it share the string.
+    """The skeleton of a program's text."""
+    return skeleton(Program.parse(text))
+
+
+def skeleton(program: Program) -> str:
+    """What programs share that differ in numbers alone, numbers folded: m times the square of beta is m times a number.
+    Rows that share it share the string.
     """
-    return sys.intern(skeleton_key(numbers_folded(Program.parse(text))))
+    return sys.intern(skeleton_key(numbers_folded(program)))
 
 
 def front(ranked: Iterable[Row]) -> list[Row]:

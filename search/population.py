@@ -24,7 +24,7 @@ _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must r
 REPEAT = "dropped: trains as row"
 _ENOUGH = 8  # scores before a hurdle drops by quantile
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
-_YOUNG = 0.5  # of the quantile, by which a structure is dropped that few have tuned
+_LENIENT = 0.5  # of the quantile, by which a structure is dropped that few have tuned
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
@@ -113,14 +113,13 @@ class Fold:
     def _home(self, member: Member) -> Island:
         """Where a scored row will live."""
         assert member.child is not None
-        if not self.config.niches:
-            return self.island(member.child)
         niche = self.scored[member.child].niche
-        if niche not in self.homes:
+        home = self._island_of(niche, member.child)
+        if home is None:
             if self.homes:  # the first has the starts' island
                 self.islands.append(Island([member], self.config.population))
-            self.homes[niche] = self.islands[-1]
-        return self.homes[niche]
+            home = self.homes[niche] = self.islands[-1]
+        return home
 
     def _island_of(self, niche: Niche, number: int) -> Island | None:
         """Where rows of a niche live, and else those of that number; None where the niche has no row yet."""
@@ -149,7 +148,7 @@ class Fold:
         """
         niche = self.niche(child)
         home = self._island_of(niche, child.child)
-        part = _YOUNG if home is None or home.structures.is_young(skeleton_of(child.program)) else 1.0
+        part = _LENIENT if home is None or home.structures.is_young(skeleton_of(child.program)) else 1.0
         found = [self._quantile(stage, niche, part) for stage in range(len(self.config.stages))]
         if child.parent in self.scored and child.moves_numbers_alone:
             parent = self.scored[child.parent].stages
