@@ -23,6 +23,7 @@ from stepsmith.search.config import SearchConfig
 from stepsmith.search.elites import best_on_fresh_seeds
 from stepsmith.search.run import SEARCH_VERSION, create_run, run_search
 
+_FITNESS = SearchConfig().stages[-1].model_copy(update={"drop": 0.0})
 #: Name -> what differs from the default configuration.
 VARIANTS: dict[str, dict[str, object]] = {
     "evolution": {},
@@ -30,7 +31,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "constants": {"strategy": "constants"},
     "islands": {"niches": False, "islands": 4, "population": 25},
     "one population": {"niches": False},
-    "no hurdles": {"stages": SearchConfig().stages[-1:]},
+    "no hurdles": {"stages": (_FITNESS,)},
+    "every seed": {"stages": (*SearchConfig().stages[:-1], _FITNESS)},
     "no ageing": {"population": 1_000_000},
     "no restarts": {"patience": 1_000_000},
     "no dead code": {"tidy": 1.0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +39,8 @@ class ConfigError(ValueError):
 class Stage(BaseModel):
     """A rung: what children are trained on, and the share of them that goes no further.
 
-    `seeds` is how many; which follows from the stage's place, so that every stage has fresh ones.
+    `seeds` is how many; which follows from the stage's place, so that every stage has fresh ones. The last stage drops
+    none: what is below the quantile after its first seed has that for its fitness and is trained on no other.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,12 +66,13 @@ _THIRD = 1 / 3
 #: tuned would fall there, and all that is like it later be its repeat. Their best is within three of the byte model's.
 #: Then an eighth of the budget at three rates, since a sign that keeps its parent's scale has a third of its best; a
 #: whole run on the task that tells more of the rest of fitness, as ranks at a part of the length say little of those at
-#: the end; and fitness, on three seeds that no hurdle saw: one is off by a tenth and more.
+#: the end; and fitness, on three seeds that no hurdle saw: one is off by a tenth and more, which is enough to tell that
+#: a child is none of the best.
 DEFAULT_STAGES = (
     Stage(tasks=("digits",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0, 9.0), drop=0.0),
     Stage(tasks=("bytes",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0), drop=0.3),
     Stage(tasks=("bytes_b64",), share=1.0, lr_factors=(0.5, 1.0), drop=0.6),
-    Stage(tasks=("bytes", "bytes_b64"), share=1.0, seeds=3, drop=0.0),
+    Stage(tasks=("bytes", "bytes_b64"), share=1.0, seeds=3, drop=0.6),
 )
 
 
@@ -198,6 +201,14 @@ class SearchConfig(BaseModel):
         s = self.stages[stage]
         first = 1000 * (stage + 1)
         return Trial(s.tasks, s.share, tuple(range(first, first + s.seeds)), s.lr_factors, self.dtype, self.decay)
+
+    def looks(self, stage: int) -> list[Trial]:
+        """What stage number `stage` trains, in turn: of the last a first seed, then the others."""
+        whole = self.trial(stage)
+        first, others = whole.seeds[:1], whole.seeds[1:]
+        if stage + 1 < len(self.stages) or not self.stages[stage].drop or not others or len(whole.lr_factors) > 1:
+            return [whole]
+        return [replace(whole, seeds=first), replace(whole, seeds=others)]
 
 
 def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[str] = ()) -> SearchConfig:

@@ -15,7 +15,7 @@ from ..dsl import Program
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
-from .fittest import Fittest, skeleton_of
+from .fittest import Fittest, skeleton, skeleton_of
 from .island import Island
 from .ledger import Child
 from .niche import Niche, niche_of
@@ -24,6 +24,7 @@ _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must r
 REPEAT = "dropped: trains as row"
 _ENOUGH = 8  # scores before a hurdle drops by quantile
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
+_CLOSE = 0.97  # to its parent, of which one in three is better at the end; of those below, one in eight
 _LENIENT = 0.5  # of the quantile, by which a structure is dropped that few have tuned
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
@@ -136,24 +137,25 @@ class Fold:
         """Of all islands together."""
         return sum(island.restarts for island in self.islands)
 
-    def niche(self, child: Child) -> Niche:
+    def niche(self, child: Child, program: Program) -> Niche:
         """Whom a child competes with: all, or its own kind."""
-        return niche_of(Program.parse(child.program), child.state) if self.config.niches else Niche(0)
+        return niche_of(program, child.state) if self.config.niches else Niche(0)
 
-    def hurdles(self, child: Child) -> list[float]:
+    def hurdles(self, child: Child, program: Program) -> list[float]:
         """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
 
         A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that
-        moves numbers alone need not be better than its parent was there, on the same seeds.
+        moves numbers alone must come close to what its parent had there, on the same seeds, whatever others have. At
+        the last stage, where none is dropped, the quantile tells who is worth more seeds.
         """
-        niche = self.niche(child)
+        niche = self.niche(child, program)
         home = self._island_of(niche, child.child)
-        part = _LENIENT if home is None or home.structures.is_young(skeleton_of(child.program)) else 1.0
-        found = [self._quantile(stage, niche, part) for stage in range(len(self.config.stages))]
+        part = _LENIENT if home is None or home.structures.is_young(skeleton(program)) else 1.0
+        *stages, last = range(len(self.config.stages))
+        found = [self._quantile(stage, niche, part) for stage in stages]
         if child.parent in self.scored and child.moves_numbers_alone:
-            parent = self.scored[child.parent].stages
-            found = [min(quantile, before) for quantile, before in zip(found, parent, strict=True)]
-        return [max(score, float(np.nextafter(LOWEST, 1))) for score in found]
+            found = [_CLOSE * score for score in self.scored[child.parent].stages[:-1]]
+        return [max(score, float(np.nextafter(LOWEST, 1))) for score in [*found, self._quantile(last, niche, 1.0)]]
 
     def _quantile(self, stage: int, niche: Niche, part: float) -> float:
         """Of the niche's recent scores at a stage, at a part of what the stage drops; `LOWEST` where they are few."""
@@ -187,7 +189,7 @@ class Fold:
 
     def _add_scores(self, child: Child) -> None:
         """What the scores of a row that was trained mean for hurdles, for aliases to come, and for mutation."""
-        niche = self.niche(child) if child.scores else Niche(0)
+        niche = self.niche(child, Program.parse(child.program)) if child.scores else Niche(0)
         if child.scored:
             assert child.fitness is not None and child.rms is not None
             rms = child.rms * child.lr_factor

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..dsl import Program
-from ..evaluator.curve import curves_digest
+from ..evaluator.curve import LOWEST, curves_digest
 from ..evaluator.dispatcher import SET_ASIDE, Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
 from .breed import Bred, make_child, make_start, remember
@@ -35,7 +35,7 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
             trainable += 1
         bred.append(new)
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
-    hurdles = {i: fold.hurdles(bred[i].child) for i in programs}
+    hurdles = {i: fold.hurdles(*bred[i]) for i in programs}
     return Round(fold.config, number, [new.child for new in bred], programs, hurdles, fold.trained, fold.rounds)
 
 
@@ -46,7 +46,9 @@ def is_trainable(child: Child) -> bool:
 
 @dataclass(eq=False)
 class Round:
-    """Children in flight. `submit` starts a stage for all that are left; `take` reads the scores of its jobs."""
+    """Children in flight. `submit` starts a look, which is a stage or some of its seeds, for all that are left; `take`
+    reads the scores of its jobs.
+    """
 
     config: SearchConfig
     number: int
@@ -56,7 +58,9 @@ class Round:
     trained: Mapping[int, Trained]  # the fold's, which grows: what is of round `folded` or later is not looked at
     folded: int  # rounds that the fold held which this one was bred from
     stage: int = 0
+    look: int = 0
     active: list[int] = field(default_factory=list)  # positions of children that go on
+    seen: dict[int, Score] = field(default_factory=dict)  # of those, on the seeds of earlier looks at the stage
     work: list[tuple[Any, ...]] = field(default_factory=list)
     closed: bool = False
     done: dict[int, Done | None] = field(default_factory=dict)  # by ticket, in order; None: in flight
@@ -65,33 +69,52 @@ class Round:
         self.active = [i for i, c in enumerate(self.children) if is_trainable(c)]
         self.closed = not self.active
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the current stage is the last, whose score is fitness."""
+        return self.stage + 1 == len(self.config.stages)
+
     def submit(self, dispatcher: Dispatcher) -> list[int]:
-        """Starts the current stage, its seeds side by side; gives the tickets."""
+        """Starts the current look, its seeds side by side; gives the tickets."""
         programs = tuple(self.programs[i] for i in self.active)
-        trial = self.config.trial(self.stage)
+        trial = self.config.looks(self.stage)[self.look]
         jobs = by_seed(Job(programs, trial, curves_digest(trial.tasks)))
         self.done = {dispatcher.submit(job): None for job in jobs}
         return list(self.done)
 
     def take(self, done: Done) -> None:
-        """A job of the current stage is done; after the last children fall, are audited, or go on."""
+        """A job of the current look is done; after the last children fall, are audited, or go on."""
         self._record(done)
         self.done[done.ticket] = done
         parts = [part.scores for part in self.done.values() if part is not None]
         if len(parts) == len(self.done):
-            self._judge([joined(each) for each in zip(*parts, strict=True)])
+            self._read([joined(each) for each in zip(*parts, strict=True)])
 
-    def _judge(self, scores: list[Score]) -> None:
-        """Scores of the current stage; the round may close."""
-        for position, score in zip(self.active, scores, strict=True):
-            below = score.fitness < self.hurdles[position][self.stage]
-            self.children[position] = self._judged(self._moved(position, score), score, below)
-        self.active = [i for i in self.active if not self.children[i].reason or self.children[i].audited]
-        self.stage += 1
+    def _read(self, scores: list[Score]) -> None:
+        """Scores of the current look; the stage may end, and with it the round."""
+        before = [[self.seen[i]] if i in self.seen else [] for i in self.active]
+        self.seen = {i: joined([*b, s]) for i, b, s in zip(self.active, before, scores, strict=True)}
+        self.look += 1
+        more = self.look < len(self.config.looks(self.stage))
+        ended = [i for i in self.active if not more or self.seen[i].reason or self._is_below(i)]
+        for position in ended:
+            self._judge(position, self.seen.pop(position))
+        over = [i for i in ended if self.is_last or (self.children[i].reason and not self.children[i].audited)]
+        self.active = [i for i in self.active if i not in over]
+        if not self.seen:
+            self.stage, self.look = self.stage + 1, 0
         self.closed = not self.active or self.stage == len(self.config.stages)
-        if self.closed:
-            for i in self.active:
-                self.children[i] = replace(self.children[i], fitness=self.children[i].scores[-1]["fitness"])
+
+    def _is_below(self, position: int) -> bool:
+        return self.seen[position].fitness < self.hurdles[position][self.stage]
+
+    def _judge(self, position: int, score: Score) -> None:
+        """The score of a child at the current stage, which the last drops only if the child failed."""
+        hurdle = self.hurdles[position][self.stage]
+        below = score.fitness <= LOWEST if self.is_last else score.fitness < hurdle
+        child = self._judged(self._moved(position, score), score, below)
+        through = self.is_last and (child.audited or not child.reason)
+        self.children[position] = replace(child, fitness=score.fitness) if through else child
 
     def _moved(self, position: int, score: Score) -> Child:
         """The child at the learning rate that the stage found best."""
