@@ -193,8 +193,12 @@ class SearchConfig(BaseModel):
         it, or some of them whole.
         """
         here, last = self.stages[stage], self.stages[-1]
-        some, every = set(here.tasks) <= set(last.tasks), set(here.tasks) == set(last.tasks)
-        return stage + 1 < len(self.stages) and (every or (some and here.share >= last.share))
+        whole = here.share >= last.share or set(here.tasks) == set(last.tasks)
+        return stage + 1 < len(self.stages) and whole and self.foretells(stage)
+
+    def foretells(self, stage: int) -> bool:
+        """Whether what a stage trains is among what fitness is measured on."""
+        return set(self.stages[stage].tasks) <= set(self.stages[-1].tasks)
 
     def trial(self, stage: int) -> Trial:
         """What stage number `stage` trains."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..dsl import Program
 from ..evaluator.curve import LOWEST
+from ..evaluator.fitness import geometric_mean
 from .config import SearchConfig
 from .credit import Credit
 from .fittest import Fittest, skeleton, skeleton_of
@@ -145,8 +146,9 @@ class Fold:
         """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
 
         A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that
-        moves numbers alone must come close to what its parent had there, on the same seeds, whatever others have. At
-        the last stage, where none is dropped, the quantile tells who is worth more seeds.
+        moves numbers alone must come close to what its parent had there, on the same seeds, whatever others have, where
+        the tasks are those of fitness. At the last stage, where none is dropped, the quantile is of scores on the first
+        seed, and tells who is worth more of them.
         """
         niche = self.niche(child, program)
         home = self._island_of(niche, child.child)
@@ -154,7 +156,8 @@ class Fold:
         *stages, last = range(len(self.config.stages))
         found = [self._quantile(stage, niche, part) for stage in stages]
         if child.parent in self.scored and child.moves_numbers_alone:
-            found = [_CLOSE * score for score in self.scored[child.parent].stages[:-1]]
+            before = self.scored[child.parent].stages
+            found = [_CLOSE * before[i] if self.config.foretells(i) else found[i] for i in stages]
         return [max(score, float(np.nextafter(LOWEST, 1))) for score in [*found, self._quantile(last, niche, 1.0)]]
 
     def _quantile(self, stage: int, niche: Niche, part: float) -> float:
@@ -204,12 +207,19 @@ class Fold:
         for stage, score in enumerate(trials):
             if score["dropped"] and child.reason.startswith(REPEAT):
                 break  # many alike would set the hurdle at what they share
-            self._recent(niche)[stage].append(score["fitness"])
+            self._recent(niche)[stage].append(self._at_first(stage, score))
             if self.config.tells_copies(stage) and score["fitness"] > LOWEST:
                 first = Trained(self.rounds, child.child, (child.state, child.statements))
                 self.trained.setdefault(losses_key(score["losses"]), first)
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
+
+    def _at_first(self, stage: int, score: Mapping[str, Any]) -> float:
+        """A score as it stood when the hurdle was met: where there are two looks, on the seeds of the first."""
+        first, *others = self.config.looks(stage)
+        if not others or not score["speedups"]:
+            return float(score["fitness"])
+        return geometric_mean([s for row in score["speedups"] for s in row[: len(first.seeds)]])
 
     def _tried(self, parent: Standing, number: int) -> None:
         """A try of the parent's structure, whatever came of it: one that gives nothing but aliases must rest too."""

@@ -300,8 +300,10 @@ def test_fitness_takes_more_seeds_of_what_is_not_below_the_quantile_after_the_fi
     for seeds, found in by_seeds.items():
         assert all(row.steps == 25 + seeds * 50 and row.fitness == row.scores[1]["fitness"] for row in found)
         assert all(row.fitness == pytest.approx(geometric_mean(row.scores[1]["speedups"][0])) for row in found)
-    first = [[row.scores[1]["speedups"][0][0] for row in by_seeds[n] if row.round > 10] for n in (1, 3)]
-    assert np.median(first[0]) < np.median(first[1])
+    late = [r for r in scored if r.round > 10]
+    first = {r.child: r.scores[1]["speedups"][0][0] for r in late}
+    assert 0.3 < np.mean([r in by_seeds[1] for r in late]) < 0.8  # the better half of the last 64, which improve
+    assert max(first[r.child] for r in late if r in by_seeds[1]) < np.quantile(list(first.values()), 0.9)
 
 
 def test_the_best_learning_rate_stands_in_the_final_text(run):
