@@ -106,6 +106,9 @@ class SearchConfig(BaseModel):
     edits: float = Field(1.5, ge=1, description="mean number of edits between parent and child, in evolution")
     odd: bool = Field(True, description="train only what negates its update where w and g are, at its peak rate")
     front: float = Field(0.25, ge=0, le=1, description="share of parents that are shorter than all fitter ones")
+    parsimony: float = Field(
+        0.02, ge=0, le=1, description="share of fitness that a statement must be worth, in parents and in what is shown"
+    )
     tune: float = Field(0.25, ge=0, le=1, description="share of children that move the numbers of a new structure")
     tidy: float = Field(
         0.5, ge=0, le=1, description="share of children whose parent loses dead code and arithmetic on numbers"

@@ -26,10 +26,14 @@ class _Sized(Protocol):
 Row = TypeVar("Row", bound=_Sized)
 
 
-def _rank(child: Child) -> tuple[float, int, int]:
-    """Fittest first; of equals the shorter, then the earlier."""
-    assert child.fitness is not None
-    return -child.fitness, child.statements, child.child
+class _Scored(_Sized, Protocol):
+    @property
+    def fitness(self) -> float | None: ...
+
+
+def worth(row: _Scored, parsimony: float) -> float:
+    """Fitness less a share for every statement, by which parents and what is shown are chosen."""
+    return (row.fitness or 0.0) / (1 + parsimony * row.statements)
 
 
 def skeleton_of(text: str) -> str:
@@ -55,12 +59,13 @@ def front(ranked: Iterable[Row]) -> list[Row]:
 
 @dataclass
 class Fittest:
-    """Scored rows by their niche, fittest first.
+    """Scored rows by their niche, the first worth most.
 
     Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept. What is
     shorter than all that is fitter stays, however much longer programs are fitter.
     """
 
+    parsimony: float = 0.0
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
     skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
 
@@ -68,9 +73,9 @@ class Fittest:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
         kept = self.by_niche.setdefault(niche, [])
         alike = [c for c in kept if self.skeletons[c.child] == skeleton]
-        if len(alike) == _ALIKE and _rank(child) > _rank(alike[-1]):
+        if len(alike) == _ALIKE and self._rank(child) > self._rank(alike[-1]):
             return
-        insort(kept, child, key=_rank)
+        insort(kept, child, key=self._rank)
         self.skeletons[child.child] = skeleton
         if len(alike) == _ALIKE:
             self._drop(kept, alike[-1])
@@ -78,13 +83,17 @@ class Fittest:
             short = front(kept)
             self._drop(kept, next(c for c in reversed(kept) if c not in short))
 
+    def _rank(self, child: Child) -> tuple[float, int, int]:
+        """Of what is worth the same the shorter, then the earlier."""
+        return -worth(child, self.parsimony), child.statements, child.child
+
     def _drop(self, kept: list[Child], child: Child) -> None:
         kept.remove(child)
         del self.skeletons[child.child]
 
     def __iter__(self) -> Iterator[Child]:
-        """All that are kept, fittest first."""
-        return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=_rank))
+        """All that are kept, the first worth most."""
+        return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=self._rank))
 
     def niches(self) -> dict[int, Niche]:
         """The niche of each row that is kept."""

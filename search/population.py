@@ -100,6 +100,7 @@ class Fold:
     barren: int = 0  # rounds in a row that gave nothing to train
 
     def __post_init__(self) -> None:
+        self.fittest.parsimony = self.config.parsimony
         self.islands = [Island(self.starts, self.config.population) for _ in range(self.config.islands)]
 
     def island(self, child: int) -> Island:

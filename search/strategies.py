@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from numpy.random import Generator
 
+from .fittest import worth
 from .mutate import Mutator
 
 if TYPE_CHECKING:
@@ -39,17 +40,18 @@ class Evolution:
     def __init__(self, config: SearchConfig) -> None:
         self.mutator, self.numbers = Mutator(config.space), Mutator(config.space, constants_only=True)
         self.tournament, self.edits = config.tournament, config.edits
-        self.front, self.tune = config.front, config.tune
+        self.front, self.tune, self.parsimony = config.front, config.tune, config.parsimony
 
     def plan(self, island: Island, random: Generator) -> Plan:
         """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone."""
-        young = island.structures.draw(random) if self.tunes and random.random() < self.tune else None
+        young = island.structures.draw(random, self.parsimony) if self.tunes and random.random() < self.tune else None
         if young is not None:
             return Plan(young, self.numbers, _moved(random))
         return Plan(self.parent(island, random), self.mutator, self.length(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
-        """The fittest of `tournament` members drawn with replacement; of a share of children one of the front.
+        """Of `tournament` members drawn with replacement that which is worth most; of a share of children one of the
+        front.
 
         Hall-of-fame migration in PySR (Cranmer 2023, arXiv:2305.01582): what is short has more children that mean
         something, and longer programs that are a little fitter crowd it out.
@@ -57,7 +59,7 @@ class Evolution:
         if island.front and random.random() < self.front:
             return island.front[int(random.integers(len(island.front)))]
         drawn = [island.members[int(random.integers(len(island.members)))] for _ in range(self.tournament)]
-        return max(drawn, key=lambda member: member.fitness)
+        return max(drawn, key=lambda member: worth(member, self.parsimony))
 
     def length(self, random: Generator) -> int:
         """Number of edits: 1 and a geometric tail with the configured mean."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
+from .fittest import worth
+
 if TYPE_CHECKING:
     from .population import Member
 
@@ -23,10 +25,9 @@ class _Structure:
     best: Member
     tries: int = 0
 
-    @property
-    def promise(self) -> float:
+    def promise(self, parsimony: float) -> float:
         """An upper confidence bound, as for the arm of a bandit (Auer et al. 2002)."""
-        return self.best.fitness * (1 + _HOPE / math.sqrt(1 + self.tries))
+        return worth(self.best, parsimony) * (1 + _HOPE / math.sqrt(1 + self.tries))
 
 
 @dataclass
@@ -58,11 +59,11 @@ class Structures:
         """Whether few have tuned it, or it was never scored."""
         return skeleton not in self.known or self.known[skeleton].tries < _YOUNG
 
-    def draw(self, random: Generator) -> Member | None:
+    def draw(self, random: Generator, parsimony: float = 0.0) -> Member | None:
         """The best of a young structure, of some drawn the most promising; None where all are old."""
         least = _NEAR * max((s.best.fitness for s in self.known.values()), default=0.0)
         young = [s for s in self.known.values() if s.tries < _YOUNG and s.best.fitness >= least]
         if not young:
             return None
         drawn = (young[int(random.integers(len(young)))] for _ in range(_DRAWN))
-        return max(drawn, key=lambda structure: structure.promise).best
+        return max(drawn, key=lambda structure: structure.promise(parsimony)).best

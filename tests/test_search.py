@@ -302,7 +302,7 @@ def test_fitness_takes_more_seeds_of_what_is_not_below_the_quantile_after_the_fi
         assert all(row.fitness == pytest.approx(geometric_mean(row.scores[1]["speedups"][0])) for row in found)
     late = [r for r in scored if r.round > 10]
     first = {r.child: r.scores[1]["speedups"][0][0] for r in late}
-    assert 0.3 < np.mean([r in by_seeds[1] for r in late]) < 0.8  # the better half of the last 64, which improve
+    assert 0.2 < np.mean([r in by_seeds[1] for r in late]) < 0.8  # of the last 64, which improve, half
     assert max(first[r.child] for r in late if r in by_seeds[1]) < np.quantile(list(first.values()), 0.9)
 
 

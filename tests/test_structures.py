@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from stepsmith.dsl import Program
 from stepsmith.dsl.simplify.exact import numbers_folded
 from stepsmith.search.config import SearchConfig, Stage
 from stepsmith.search.fittest import skeleton_of
+from stepsmith.search.island import Island
 from stepsmith.search.niche import Niche
 from stepsmith.search.population import Member
+from stepsmith.search.strategies import Evolution
 from stepsmith.search.structures import _YOUNG, Structures
 
 sys.path.append(str(Path(__file__).parent))
@@ -97,6 +100,18 @@ def test_the_fitter_is_tuned_more_often_and_the_hopeless_never():
     assert counts[2] > 2 * counts[1] > 0
     structures.add(member(3, "def f(w, g, lr={lr}):\n  return lr * g", 0.5))
     assert 3 not in drawn(structures)
+
+
+def test_a_parent_must_be_worth_its_statements():
+    short = member(1, "def f(w, g, lr={lr}):\n  return lr * g", 0.9)
+    long = replace(member(2, "def f(w, g, lr={lr}):\n  return lr * sign(g)", 1.0), statements=short.statements + 10)
+    island = Island([short, long], 10)
+    chosen = {}
+    for parsimony in (0.0, 0.02):
+        strategy = Evolution(SearchConfig(parsimony=parsimony, front=0.0))
+        parents = [strategy.parent(island, random).child for random in map(np.random.default_rng, range(20))]
+        chosen[parsimony] = Counter(parents).most_common(1)[0][0]
+    assert chosen == {0.0: 2, 0.02: 1}
 
 
 @pytest.fixture(scope="module")
