@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from ..evaluator.statistics import Interval
 from ..evaluator.validation.funnel import Funnel, Journey, Stage
 from ..proxies.whole_file import replace_file
+from .page import rendered
 from .validation_plots import INK, drawing, svg_of
 
 if TYPE_CHECKING:
@@ -31,17 +31,16 @@ def write_funnel(found: Funnel, stages: Sequence[Stage], folder: Path) -> None:
 
 def funnel_page(found: Funnel, stages: Sequence[Stage]) -> str:
     """The page as HTML, with nothing beside it."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    text = resources.files(__package__).joinpath("funnel_page.html.jinja").read_text("utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
+    names = columns(stages)
     plots = [
         Markup(svg) for svg in (_plot("fitness", found, _against_fitness), _plot("time", found, _over_time)) if svg
     ]
-    return template.render(
-        columns=columns(stages), rows=[funnel_row(journey, stages) for journey in found.paths], plots=plots,
-        agreement=found.agreement, programs=[journey.candidate for journey in found.paths],
+    rows = [dict(zip(names, funnel_row(journey, stages), strict=True)) for journey in found.paths]
+    return rendered(
+        "funnel_page", columns=names, rows=rows, plots=plots, agreement=found.agreement,
+        programs=[journey.candidate for journey in found.paths],
     )  # fmt: skip
 
 

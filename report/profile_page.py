@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from rich.table import Table
@@ -12,7 +11,8 @@ from rich.table import Table
 from ..evaluator.validation.profile import Profile, profiles
 from ..evaluator.validation.validate import Validation
 from ..proxies.whole_file import replace_file
-from .validation_plots import drawing, looks, ratios, svg_of
+from .page import rendered
+from .validation_plots import drawing, glyphs, looks, ratios, svg_of
 
 _WITHIN = (1.0, 1.5, 2.0, 4.0)
 
@@ -57,16 +57,13 @@ def profile_table(found: Mapping[str, Profile]) -> Table:
 
 def write_profile(found: Mapping[str, Validation], path: Path) -> None:
     """Writes the page."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    of = target_profiles(found)
-    text = resources.files(__package__).joinpath("profile_page.html.jinja").read_text("utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(text)
-    first = next(iter(found.values()))
-    key = [(name, look.glyph, look.colour) for name, look in looks(first).items() if name in of]
-    page = template.render(
-        targets=list(found), columns=columns(), rows=profile_rows(of), plot=Markup(_plot(first, of)), key=key
+    of, first = target_profiles(found), next(iter(found.values()))
+    rows = [dict(zip(columns(), row, strict=True)) for row in profile_rows(of)]
+    shown = [look for look in glyphs(first) if look[0] in of]
+    page = rendered(
+        "profile_page", targets=list(found), columns=columns(), rows=rows, plot=Markup(_plot(first, of)), looks=shown
     )
     replace_file(path, page)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from ..evaluator.tune import PICK_SEEDS
 from ..evaluator.validation.power_law import HIGHEST, LOWEST, PowerLaw
 from ..evaluator.validation.validate import ADAMW, LEVEL, Contender, Frozen, Outcome, Validation
 from ..proxies.whole_file import replace_file
-from .validation_plots import INK, looks, plots, ratios, wall_clock
+from .page import rendered
+from .validation_plots import glyphs, plots, ratios, wall_clock
 from .validation_table import COLUMNS, shown_speedup, validation_rows
 
 if TYPE_CHECKING:
@@ -103,13 +103,10 @@ def headlines(found: Validation) -> list[str]:
 
 def page(found: Validation) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    text = resources.files(__package__).joinpath("validation_page.html.jinja").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     svg = {name: Markup(drawn) for name, drawn in plots(found).items()}  # of matplotlib, which escapes its texts
-    return environment.from_string(text).render(**_context(found), svg=svg)
+    return rendered("validation_page", **_context(found), svg=svg)
 
 
 def _context(found: Validation) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def _context(found: Validation) -> dict[str, Any]:
         "beside": _beside(found, told[0], compared[-1]) if told else "",
         "others": _other_ratios(others, compared),
         "last": last,
-        "looks": [(name, look.glyph, "" if look.colour == INK else look.colour) for name, look in looks(found).items()],
+        "looks": glyphs(found),
         "columns": [c for c in COLUMNS if c != "metric" or found.metric],
         "rows": validation_rows(found),
         "law": _law(found.law),

@@ -67,6 +67,11 @@ def looks(found: Validation) -> dict[str, Look]:
     return {ADAMW: Look(INK, "o", "●"), **found_looks}
 
 
+def glyphs(found: Validation) -> list[tuple[str, str, str]]:
+    """Name, glyph and colour of each contender, "" for that of the text: a key that pages write out."""
+    return [(name, look.glyph, "" if look.colour == INK else look.colour) for name, look in looks(found).items()]
+
+
 def ratios(found: Validation) -> list[float]:
     """Data ratios at which contenders were compared."""
     return sorted({ratio for c in found.contenders.values() for ratio in c.outcomes})
