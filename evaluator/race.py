@@ -48,6 +48,8 @@ def race(
             each = [geometric_mean(column) for column in zip(*score.speedups, strict=True)]
             logs[i] += map(math.log, each or [score.fitness] * len(seeds))
         racing.sort(key=lambda i: -float(np.mean(logs[i])))
+        if upto == looks[-1]:
+            break  # there is nothing to leave
         checks = len(programs) * len(looks)
         left = [i for i in racing if all(_behind(logs[i], logs[r], checks) for r in _rivals(i, racing, keep, groups))]
         racing, out = [i for i in racing if i not in left], left + out

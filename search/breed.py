@@ -17,7 +17,9 @@ from ..dsl.program import LR
 from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
 from .ledger import Child
+from .mutate import MAX_STATEMENTS
 from .population import Fold, Member
+from .statements import times_lr
 from .strategies import Evolution
 
 
@@ -28,7 +30,8 @@ class Bred(NamedTuple):
     program: Program
 
 
-_SCALINGS = 3  # an update that is no multiple of lr may meet its parent's scale after some
+_SCALINGS = 4  # an update that is no multiple of lr may meet its parent's scale after some
+_FARTHEST = 50.0  # nats by which a peak learning rate moves at once; lr hardly moves what asks for more
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
 
 
@@ -58,6 +61,39 @@ def _scales_with_lr(live: Flow) -> bool:
     reads = sum(node.args.count(LR) for node in live.nodes)
     kept = any(end in (LR, live.update) for _, end in live.states) or any(live.update in n.args for n in live.nodes)
     return last is not None and last.op == "multiply" and reads == 1 and LR in last.args and not kept
+
+
+def _kept(program: Program, live: Flow, seen: Behaviour, scale: float) -> tuple[Program, Behaviour] | None:
+    """The program at a scale of the update, and what it does there. Where lr does not move the scale, as in
+    sign(lr m), the update is multiplied by lr; None where no learning rate makes it finite.
+    """
+    kept = _at_scale(program, live, seen, scale)
+    if kept is not None and _is_near(kept[1].rms, scale):
+        return kept
+    by_lr = times_lr(program) if len(program.statements) < MAX_STATEMENTS else None
+    first = behaviour(by_lr) if by_lr is not None else None
+    mended = _at_scale(by_lr, flow(by_lr), first, scale) if by_lr and first and _moves(first) else None
+    return mended if mended is not None and _is_near(mended[1].rms, scale) else kept
+
+
+def _is_near(rms: float, scale: float) -> bool:
+    return abs(math.log2(rms / scale)) < _SCALE_STEP
+
+
+def _at_scale(program: Program, live: Flow, seen: Behaviour, scale: float) -> tuple[Program, Behaviour] | None:
+    """The program at a peak learning rate where its update has nearly that RMS on the probe, by secants of the logs."""
+    slope = 1.0
+    for _ in range(_SCALINGS):
+        missing = math.log(scale / seen.rms)
+        if abs(missing) <= 1e-9 or abs(missing) > _FARTHEST * slope:
+            break
+        program = program.with_own_lr(program.peak * math.exp(missing / slope))
+        after = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
+        if not _moves(after) or not math.isfinite(program.peak):
+            return None
+        slope *= math.log(after.rms / seen.rms) / missing
+        seen = after
+    return program, seen
 
 
 def start_member(program: Program) -> Member:
@@ -103,13 +139,12 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
     seen = behaviour(program)
     if not _moves(seen):
         return rejected("no update" if seen.rms == 0 else "not finite on the probe")
-    for _ in range(_SCALINGS):
-        if scale is None or abs(scale / seen.rms - 1) <= 1e-9:
-            break
-        program = program.with_own_lr(program.peak * scale / seen.rms)
-        seen = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
-        if not _moves(seen) or not math.isfinite(program.peak):
+    if scale is not None:
+        kept = _kept(program, live, seen, scale)
+        if kept is None:
             return rejected("no learning rate fits")
+        program, seen = kept
+        live = flow(program)
     if program.peak == 0:
         return rejected("the peak learning rate is 0")
     name = identity(program, seen)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..dsl.errors import ProgramError
 from ..dsl.kind import Kind
 from ..dsl.kinds import check, infer, start_kinds
-from ..dsl.program import Arg, Const, Program, Statement, rebuilt
+from ..dsl.program import LR, Arg, Const, Program, Statement, rebuilt
 
 
 def kinds_at(program: Program, place: int) -> dict[int, Kind]:
@@ -51,6 +51,12 @@ def fresh(program: Program) -> int:
 def inserted(statements: Sequence[Statement], place: int, new: Statement) -> list[Statement]:
     """The statements with another before the one at a place."""
     return [*statements[:place], new, *statements[place:]]
+
+
+def times_lr(program: Program) -> Program | None:
+    """The program with an update that is multiplied by lr, if that is well formed."""
+    made = Statement(fresh(program), "multiply", (LR, program.returns[0]))
+    return edited(program, [*program.statements, made], (made.target, *program.returns[1:]))
 
 
 def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg, ...] | None = None) -> Program | None:

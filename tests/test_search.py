@@ -25,7 +25,7 @@ from stepsmith.evaluator.fitness import Job, Score, evaluate, geometric_mean
 from stepsmith.evaluator.statistics import Interval, geometric_interval
 from stepsmith.report.elites import elite_rows, write_elites
 from stepsmith.search import elites as elites_module
-from stepsmith.search.breed import _scales_with_lr, make_child, make_start, start_member
+from stepsmith.search.breed import _finish, _scales_with_lr, make_child, make_start, start_member
 from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_config
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
 from stepsmith.search.fittest import skeleton_of
@@ -84,6 +84,25 @@ def test_of_rows_that_train_to_the_same_losses_one_is_raced():
         child = Child(number, 0, None, "", "", final=text.format(update), fitness=fitness)
         fold.fittest.add(child, Niche(child.state), skeleton_of(child.final))
     assert [c.child for c in _candidates(fold)] == [0, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("update", "kept"),
+    [
+        ("lr * sign(m)", "lr * sign(m)"),
+        ("sign(lr * m)", "lr * sign(lr * m)"),
+        ("sign(lr) * m", "lr * (sign(lr) * m)"),
+        ("lr * m + g", "lr * (lr * m + g)"),
+        ("square(lr) * m", "square(lr) * m"),
+        ("arctan(lr * m)", "arctan(lr * m)"),
+    ],
+)
+def test_a_child_has_the_scale_of_its_parent_and_is_multiplied_by_lr_only_where_lr_does_not_give_it(update, kept):
+    text = "def f(w, g, m, lr=0.02, beta=0.9):\n  m = beta * m + g\n  return {}, m"
+    scale = behaviour(Program.parse(text.format("lr * m"))).rms
+    child, program = _finish(Child(1, 0, None, "wire", ""), Program.parse(text.format(update)), scale, {}, odd=True)
+    assert not child.reason and child.rms == pytest.approx(scale) == behaviour(program).rms
+    assert program.with_own_lr(0.02) == replace(Program.parse(text.format(kept)), doc=program.doc)
 
 
 # --- strategies ---------------------------------------------------------------------------------------------
