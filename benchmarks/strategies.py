@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no dead code": {"tidy": 1.0},
     "no tuning": {"tune": 0.0},
     "no front": {"front": 0.0},
+    "no mixing": {"mix": 0.0},
     "no parsimony": {"parsimony": 0.0},
     "adapt": {"adapt": True},
     "edits 4": {"edits": 4.0},

@@ -17,6 +17,7 @@ from ..dsl.program import LR
 from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
 from .ledger import Child
+from .mix import mixed
 from .mutate import MAX_STATEMENTS
 from .population import Fold, Member
 from .statements import times_lr
@@ -113,11 +114,15 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     probe equals the parent's, unless the edit was to a number.
     """
     random = np.random.Generator(np.random.Philox(key=[fold.config.seed, number]))
-    parent, mutator, length = strategy.plan(fold.island(number), random)
+    home = fold.island(number)
+    parent, mutator, length, donor = strategy.plan(home, fold.donors(home), random)
     weights = fold.credit.weights(mutator.weights) if fold.config.adapt else None
-    program, edits = parent.program, []
+    program, edits = parent.program, list[str]()
     if random.random() < fold.config.tidy:
         program = numbers_folded(program)
+    if donor is not None:
+        both = mixed(program, donor.program)
+        program, edits, length = (program, [], 1) if both is None else (both, [f"mix {donor.child}"], 0)
     for _ in range(length):
         program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)

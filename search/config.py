@@ -110,6 +110,9 @@ class SearchConfig(BaseModel):
         0.02, ge=0, le=1, description="share of fitness that a statement must be worth, in parents and in what is shown"
     )
     tune: float = Field(0.25, ge=0, le=1, description="share of children that move the numbers of a new structure")
+    mix: float = Field(
+        0.05, ge=0, le=1, description="share of children that add the update of another niche's best to their parent's"
+    )
     tidy: float = Field(
         0.5, ge=0, le=1, description="share of children whose parent loses dead code and arithmetic on numbers"
     )

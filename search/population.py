@@ -113,6 +113,10 @@ class Fold:
         shares = np.cumsum([(i.best.fitness / best.fitness) ** _FAVOUR if i.best else 1 for i in self.islands])
         return self.islands[int(np.searchsorted(shares, child * _GOLDEN % 1 * shares[-1], side="right"))]
 
+    def donors(self, home: Island) -> list[Member]:
+        """The best of every other island."""
+        return [i.best for i in self.islands if i is not home and i.best is not None]
+
     def _home(self, member: Member) -> Island:
         """Where a scored row will live."""
         assert member.child is not None
@@ -203,7 +207,8 @@ class Fold:
             self.fittest.add(child, Niche(child.state, niche.elastic), standing.skeleton)
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
-            self.credit.add(child.edit.split("+"), (child.fitness or 0.0) > before and not child.reason)
+            kinds = [edit.split()[0] for edit in child.edit.split("+")]  # of mixing the donor stands behind
+            self.credit.add(kinds, (child.fitness or 0.0) > before and not child.reason)
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
             if score["dropped"] and child.reason.startswith(REPEAT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from numpy.random import Generator
@@ -25,28 +26,33 @@ def _moved(random: Generator) -> int:
 
 
 class Plan(NamedTuple):
-    """How a child is made: of which parent, by which edits, and how many."""
+    """How a child is made: of which parent, by which edits, and how many, after the update of a donor is added."""
 
     parent: Member
     mutator: Mutator
     edits: int
+    donor: Member | None = None
 
 
 class Evolution:
     """Regularized evolution (Real et al. 2019, arXiv:1802.01548): tournament among the recent, the oldest dies."""
 
-    tunes = True  # a share of children move the numbers of new structures
+    tunes = True  # a share of children move the numbers of new structures, and a share are mixed
 
     def __init__(self, config: SearchConfig) -> None:
         self.mutator, self.numbers = Mutator(config.space), Mutator(config.space, constants_only=True)
         self.tournament, self.edits = config.tournament, config.edits
-        self.front, self.tune, self.parsimony = config.front, config.tune, config.parsimony
+        self.front, self.tune, self.mix, self.parsimony = config.front, config.tune, config.mix, config.parsimony
 
-    def plan(self, island: Island, random: Generator) -> Plan:
-        """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone."""
+    def plan(self, island: Island, donors: Sequence[Member], random: Generator) -> Plan:
+        """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone; of
+        another the update of one of the `donors`, the best of other islands, is added to the parent's.
+        """
         young = island.structures.draw(random, self.parsimony) if self.tunes and random.random() < self.tune else None
         if young is not None:
             return Plan(young, self.numbers, _moved(random))
+        if self.tunes and donors and random.random() < self.mix:
+            return Plan(self.parent(island, random), self.mutator, 0, donors[int(random.integers(len(donors)))])
         return Plan(self.parent(island, random), self.mutator, self.length(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
