@@ -99,7 +99,7 @@ def test_wins_are_children_that_beat_their_parents(archipelago):
             continue
         parent = every[child.parent]
         parent = parent if parent.alias_of is None else every[parent.alias_of]
-        credit.add(child.edit.split("+"), child.scored and child.fitness > parent.fitness)
+        credit.add([edit.split()[0] for edit in child.edit.split("+")], child.scored and child.fitness > parent.fitness)
     assert dict(fold.credit.tries) == pytest.approx(dict(credit.tries))
     assert dict(fold.credit.wins) == pytest.approx(dict(credit.wins)) and sum(credit.wins.values()) > 0
 
