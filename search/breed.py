@@ -31,6 +31,14 @@ class Bred(NamedTuple):
     program: Program
 
 
+class _Seen(NamedTuple):
+    """A program, its live code, and what it does on the probe."""
+
+    program: Program
+    live: Flow
+    seen: Behaviour
+
+
 _SCALINGS = 4  # an update that is no multiple of lr may meet its parent's scale after some
 _FARTHEST = 50.0  # nats by which a peak learning rate moves at once; lr hardly moves what asks for more
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
@@ -64,37 +72,40 @@ def _scales_with_lr(live: Flow) -> bool:
     return last is not None and last.op == "multiply" and reads == 1 and LR in last.args and not kept
 
 
-def _kept(program: Program, live: Flow, seen: Behaviour, scale: float) -> tuple[Program, Behaviour] | None:
-    """The program at a scale of the update, and what it does there. Where lr does not move the scale, as in
-    sign(lr m), the update is multiplied by lr; None where no learning rate makes it finite.
+def _kept(now: _Seen, scale: float) -> _Seen | None:
+    """The program at a scale of the update. Where lr does not move the scale, as in sign(lr m), the update is
+    multiplied by lr; None where no learning rate makes it finite.
     """
-    kept = _at_scale(program, live, seen, scale)
-    if kept is not None and _is_near(kept[1].rms, scale):
+    kept = _at_scale(now, scale)
+    if kept is not None and _is_near(kept, scale):
         return kept
-    by_lr = times_lr(program) if len(program.statements) < MAX_STATEMENTS else None
-    first = behaviour(by_lr) if by_lr is not None else None
-    mended = _at_scale(by_lr, flow(by_lr), first, scale) if by_lr and first and _moves(first) else None
-    return mended if mended is not None and _is_near(mended[1].rms, scale) else kept
+    by_lr = times_lr(now.program) if len(now.program.statements) < MAX_STATEMENTS else None
+    if by_lr is not None and _moves(first := behaviour(by_lr)):
+        mended = _at_scale(_Seen(by_lr, flow(by_lr), first), scale)
+        if mended is not None and _is_near(mended, scale):
+            return mended
+    return kept
 
 
-def _is_near(rms: float, scale: float) -> bool:
-    return abs(math.log2(rms / scale)) < _SCALE_STEP
+def _is_near(now: _Seen, scale: float) -> bool:
+    return abs(math.log2(now.seen.rms / scale)) < _SCALE_STEP
 
 
-def _at_scale(program: Program, live: Flow, seen: Behaviour, scale: float) -> tuple[Program, Behaviour] | None:
+def _at_scale(now: _Seen, scale: float) -> _Seen | None:
     """The program at a peak learning rate where its update has nearly that RMS on the probe, by secants of the logs."""
-    slope = 1.0
+    program, live, seen = now
+    at_once, slope = _scales_with_lr(live), 1.0
     for _ in range(_SCALINGS):
         missing = math.log(scale / seen.rms)
         if abs(missing) <= 1e-9 or abs(missing) > _FARTHEST * slope:
             break
         program = program.with_own_lr(program.peak * math.exp(missing / slope))
-        after = seen._replace(rms=scale) if _scales_with_lr(live) else behaviour(program)
+        after = seen._replace(rms=scale) if at_once else behaviour(program)
         if not _moves(after) or not math.isfinite(program.peak):
             return None
         slope *= math.log(after.rms / seen.rms) / missing
         seen = after
-    return program, seen
+    return _Seen(program, live, seen)
 
 
 def start_member(program: Program) -> Member:
@@ -120,9 +131,9 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     program, edits = parent.program, list[str]()
     if random.random() < fold.config.tidy:
         program = numbers_folded(program)
-    if donor is not None:
-        both = mixed(program, donor.program)
-        program, edits, length = (program, [], 1) if both is None else (both, [f"mix {donor.child}"], 0)
+    both = mixed(program, donor.program) if donor is not None else None
+    if donor is not None and both is not None:
+        program, edits, length = both, [f"mix {donor.child}"], 0
     for _ in range(length):
         program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)
@@ -145,11 +156,10 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
     if not _moves(seen):
         return rejected("no update" if seen.rms == 0 else "not finite on the probe")
     if scale is not None:
-        kept = _kept(program, live, seen, scale)
+        kept = _kept(_Seen(program, live, seen), scale)
         if kept is None:
             return rejected("no learning rate fits")
-        program, seen = kept
-        live = flow(program)
+        program, live, seen = kept
     if program.peak == 0:
         return rejected("the peak learning rate is 0")
     name = identity(program, seen)

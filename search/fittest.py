@@ -62,7 +62,7 @@ class Fittest:
     """Scored rows by their niche, the first worth most.
 
     Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept. What is
-    shorter than all that is fitter stays, however much longer programs are fitter.
+    shorter than all that is worth more stays, however many longer programs are.
     """
 
     parsimony: float = 0.0

@@ -61,9 +61,14 @@ class Child:
     statements: int = 0
 
     @property
+    def kinds(self) -> list[str]:
+        """The kind of each edit; of a mixing the donor stands behind it."""
+        return [edit.partition(" ")[0] for edit in self.edit.split("+")]
+
+    @property
     def moves_numbers_alone(self) -> bool:
         """Whether every edit was to a number."""
-        return set(self.edit.split("+")) == {"constant"}
+        return set(self.kinds) == {"constant"}
 
     @property
     def scored(self) -> bool:

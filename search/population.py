@@ -207,8 +207,7 @@ class Fold:
             self.fittest.add(child, Niche(child.state, niche.elastic), standing.skeleton)
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
-            kinds = [edit.split()[0] for edit in child.edit.split("+")]  # of mixing the donor stands behind
-            self.credit.add(kinds, (child.fitness or 0.0) > before and not child.reason)
+            self.credit.add(child.kinds, (child.fitness or 0.0) > before and not child.reason)
         trials = () if child.reason.startswith("fault") else child.scores  # a fault is no score
         for stage, score in enumerate(trials):
             if score["dropped"] and child.reason.startswith(REPEAT):

@@ -92,11 +92,11 @@ class Round:
 
     def _read(self, scores: list[Score]) -> None:
         """Scores of the current look; the stage may end, and with it the round."""
-        before = [[self.seen[i]] if i in self.seen else [] for i in self.active]
-        self.seen = {i: joined([*b, s]) for i, b, s in zip(self.active, before, scores, strict=True)}
+        for i, score in zip(self.active, scores, strict=True):
+            self.seen[i] = joined([self.seen[i], score]) if i in self.seen else score
         self.look += 1
         more = self.look < len(self.config.looks(self.stage))
-        ended = [i for i in self.active if not more or self.seen[i].reason or self._is_below(i)]
+        ended = [i for i in self.active if not more or self.seen[i].reason or self._is_below(i, self.seen[i])]
         for position in ended:
             self._judge(position, self.seen.pop(position))
         over = [i for i in ended if self.is_last or (self.children[i].reason and not self.children[i].audited)]
@@ -105,13 +105,12 @@ class Round:
             self.stage, self.look = self.stage + 1, 0
         self.closed = not self.active or self.stage == len(self.config.stages)
 
-    def _is_below(self, position: int) -> bool:
-        return self.seen[position].fitness < self.hurdles[position][self.stage]
+    def _is_below(self, position: int, score: Score) -> bool:
+        return score.fitness < self.hurdles[position][self.stage]
 
     def _judge(self, position: int, score: Score) -> None:
         """The score of a child at the current stage, which the last drops only if the child failed."""
-        hurdle = self.hurdles[position][self.stage]
-        below = score.fitness <= LOWEST if self.is_last else score.fitness < hurdle
+        below = score.fitness <= LOWEST if self.is_last else self._is_below(position, score)
         child = self._judged(self._moved(position, score), score, below)
         through = self.is_last and (child.audited or not child.reason)
         self.children[position] = replace(child, fitness=score.fitness) if through else child

@@ -26,7 +26,7 @@ def _moved(random: Generator) -> int:
 
 
 class Plan(NamedTuple):
-    """How a child is made: of which parent, by which edits, and how many, after the update of a donor is added."""
+    """How a child is made: of which parent, by which edits, and how many; or by the update of a donor, if it fits."""
 
     parent: Member
     mutator: Mutator
@@ -52,7 +52,7 @@ class Evolution:
         if young is not None:
             return Plan(young, self.numbers, _moved(random))
         if self.tunes and donors and random.random() < self.mix:
-            return Plan(self.parent(island, random), self.mutator, 0, donors[int(random.integers(len(donors)))])
+            return Plan(self.parent(island, random), self.mutator, 1, donors[int(random.integers(len(donors)))])
         return Plan(self.parent(island, random), self.mutator, self.length(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
