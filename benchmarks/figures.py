@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rediscovery import RECORD, Outcome, parsed
+from rediscovery import RECORD, Outcome, longest, parsed
 
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.report.validation_plots import drawing, svg_file
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--start", default="momentum")
     given = parser.parse_args()
     with JsonLines(RECORD, parsed) as record:
-        rows = [r for r in record.rows.values() if r.start == given.start]
+        rows = [r for r in longest(record.rows.values()).values() if r.start == given.start]
     if not rows:
         parser.error(f"{RECORD} holds no finished run from {given.start}; benchmarks/rediscovery.py makes them")
     same = [r for r in rows if r.digest == rows[-1].digest]  # of the configuration that was run last

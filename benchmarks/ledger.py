@@ -1,6 +1,6 @@
 """A ledger of a million rows: what an append, a resume and the best program cost, and the memory they take.
 
-Rows are those of a search in their sizes: programs of forty lines at most, a fifth of them scored on all five stages.
+Rows are those of a search in their sizes: programs of forty lines at most, a fifth of them scored on all stages.
 Resuming and reading run in processes of their own, so that their memory is theirs.
 """
 
@@ -37,7 +37,7 @@ begin = time.perf_counter()
 ledger, config, _ = open_run(Path(sys.argv[1]))
 fold = run_search(ledger, config, Dispatcher(Inline()))
 seconds = time.perf_counter() - begin
-assert sum(fold.counts.values()) == ledger.count(), fold.counts
+assert fold.children == ledger.count(), fold.counts
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"seconds": seconds, "megabytes": peak / 1024, "before": before / 1024}))
 """

@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from stepsmith.search.config import SearchConfig, read_config
 from stepsmith.search.course import Course, course
 from stepsmith.search.elites import hall_of_fame, on_fresh_seeds
 from stepsmith.search.ledger import Child
-from stepsmith.search.run import SEARCH_VERSION, Progress, create_run, open_run, run_search
+from stepsmith.search.run import SEARCH_VERSION, Progress, commit, create_run, open_run, run_search
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "rediscovery.jsonl"
@@ -131,8 +131,18 @@ def digest(config: SearchConfig) -> str:
 
 
 def parsed(held: Mapping[str, Any]) -> tuple[str, Outcome]:
+    """A run that went on has a line for each length."""
     row = TypeAdapter(Outcome).validate_python(held)
-    return key(row.start, row.strategy, row.seed, row.digest), row
+    return f"{key_of(row)} {row.steps}", row
+
+
+def longest(rows: Iterable[Outcome]) -> dict[str, Outcome]:
+    """Of each run the line of most steps."""
+    return {key_of(row): row for row in sorted(rows, key=lambda row: row.steps)}
+
+
+def key_of(row: Outcome) -> str:
+    return key(row.start, row.strategy, row.seed, row.digest)
 
 
 def key(start: str, strategy: str, seed: int, of: str) -> str:
@@ -161,6 +171,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=HERE / "rediscovery.toml")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     given = parser.parse_args()
+    commit()  # later seeds begin hours after the code was loaded
     dispatcher = Dispatcher(make_executor(given.workers or 0))
     wanted = [(start, strategy, seed) for seed in range(given.first_seed, given.first_seed + given.seeds)
               for start in given.starts for strategy in given.strategy]  # fmt: skip
@@ -170,10 +181,12 @@ def main() -> None:
             options = {"start": (STARTS[start],), "strategy": strategy, "seed": seed, "steps": given.steps}
             config = read_config(given.config, options)
             name = key(start, strategy, seed, digest(config))
-            if name not in record.rows or record.rows[name].steps < (config.steps or 0):
-                record.append(asdict(run(start, strategy, seed, config, dispatcher)))
-                print(f"{name}: {sorted(record.rows[name].found)}", flush=True)
-            shown.append(record.rows[name])
+            done = longest(record.rows.values())
+            if name not in done or done[name].steps < (config.steps or 0):
+                done[name] = run(start, strategy, seed, config, dispatcher)
+                record.append(asdict(done[name]))
+                print(f"{name}: {sorted(done[name].found)}", flush=True)
+            shown.append(done[name])
     print("\n".join(table(shown)))
 
 

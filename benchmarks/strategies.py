@@ -58,7 +58,7 @@ def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher
     return {
         "strategy": strategy, "seed": seed, "budget": steps, "start": start, "version": SEARCH_VERSION,
         "steps": fold.steps,
-        "children": sum(fold.counts.values()) - fold.counts["audited"], "worker_seconds": round(seconds),
+        "children": fold.children, "worker_seconds": round(seconds),
         "in_search": fold.best.fitness if fold.best else None,
         "unseen": found.fitness if found else None, "program": str(found.program) if found else None,
     }  # fmt: skip

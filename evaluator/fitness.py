@@ -62,6 +62,10 @@ class Score:
     reason: str = ""
     steps: int = 0
 
+    def means(self) -> list[float]:
+        """A speedup for each seed, the geometric mean over the tasks."""
+        return [geometric_mean(column) for column in zip(*self.speedups, strict=True)]
+
 
 def by_seed(job: Job) -> list[Job]:
     """The job as one per seed, which may run side by side; whole where learning rates compete over all seeds."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..dsl import Program
 from .dispatcher import Dispatcher
-from .fitness import Trial, geometric_mean
+from .fitness import Trial
 from .statistics import mean_interval
 from .trials import scores
 
@@ -45,8 +45,7 @@ def race(
         seeds = trial.seeds[before:upto]
         found = scores(dispatcher, [programs[i] for i in racing], replace(trial, seeds=seeds))
         for i, score in zip(racing, found, strict=True):
-            each = [geometric_mean(column) for column in zip(*score.speedups, strict=True)]
-            logs[i] += map(math.log, each or [score.fitness] * len(seeds))
+            logs[i] += map(math.log, score.means())
         racing.sort(key=lambda i: -float(np.mean(logs[i])))
         if upto == looks[-1]:
             break  # there is nothing to leave

@@ -74,7 +74,7 @@ def _candidates(name: str, count: int) -> list[Candidate]:
         return [Candidate(called(name), str(load_any(name)))]
     with Ledger.reading(Path(name)) as ledger:
         rows = list(ledger.children())
-    starts = {row.fitness for row in rows if row.parent is None}  # and what trains to the very same losses is no find
+    starts = {row.fitness for row in rows if row.is_start}  # and what trains to the very same losses is no find
     scored = [row for row in rows if row.scored and row.fitness not in starts]
     risen = milestones(scored, (count + 1) // 2)
     fittest = sorted(scored, key=lambda row: (-(row.fitness or 0), row.child))

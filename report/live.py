@@ -13,7 +13,7 @@ from rich.text import Text
 from ..evaluator.fitness import Trial
 from ..search.config import SearchConfig
 from ..search.population import Fold
-from ..search.run import Progress, trained
+from ..search.run import Progress
 
 _LINE_EVERY = 10.0  # seconds between plain lines
 
@@ -50,23 +50,21 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
     """Names and values of what a search has done so far."""
     fold = progress.fold
     counts = fold.counts
-    children = sum(v for k, v in counts.items() if k != "audited")
-    judged = trained(fold)
     seconds = max(progress.seconds, 1e-9)
     steps = fold.steps - progress.steps_before
     full = full_run_steps(fold.config)
-    wrong = f"{fold.wrongly_dropped}/{counts['audited']}" if counts["audited"] else "none audited yet"
+    wrong = f"{fold.wrongly_dropped}/{fold.audited}" if fold.audited else "none audited yet"
     return [
         ("time", f"{seconds / 60:.1f} min"),
         ("round", str(fold.rounds)),
-        ("children", str(children)),
-        ("trained", str(judged)),
+        ("children", str(fold.children)),
+        ("trained", str(fold.judged)),
         ("in training", str(progress.in_flight)),
-        ("cache hits", _share(counts["alias"], children)),
-        ("rejected", _share(counts["rejected"], children)),
-        ("failed", _share(counts["failed"] + counts["fault"], children)),
-        ("dropped", _share(counts["dropped"], children)),
-        ("evaluations/s", f"{(judged - progress.trained_before) / seconds:.2f}"),
+        ("cache hits", _share(counts["alias"], fold.children)),
+        ("rejected", _share(counts["rejected"], fold.children)),
+        ("failed", _share(counts["failed"] + counts["fault"], fold.children)),
+        ("dropped", _share(counts["dropped"], fold.children)),
+        ("evaluations/s", f"{(fold.judged - progress.trained_before) / seconds:.2f}"),
         ("full runs/h", f"{steps / full / seconds * 3600:,.0f}"),
         ("steps", f"{fold.steps:,}"),
         ("wrongly dropped", wrong),

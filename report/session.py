@@ -77,7 +77,7 @@ def run_session(
 def _show_elites(
     fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console
 ) -> None:
-    found = rescore(fold, dispatcher, count, ledger.next_look(), lambda text: say(console, text))
+    found = rescore(fold, dispatcher, count, *ledger.next_look(count), lambda text: say(console, text))
     if not found:
         say(console, "no program came through all stages; search longer")
         return
@@ -85,7 +85,7 @@ def _show_elites(
     console.print(elite_table(found))
     say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
     say(console, f"known as: {identify(Program.parse(found[0].program))}")
-    if (best := ledger.child(found[0].child)) and best.parent is None:
+    if (best := ledger.child(found[0].child)) and best.is_start:
         say(console, f"nothing that was found beats the start: go on with --resume {folder}, or try another --seed")
     say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
 

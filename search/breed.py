@@ -16,9 +16,11 @@ from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
 from ..dsl.program import LR
 from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
-from .ledger import Child
+from .fittest import skeleton
+from .ledger import START, Child
 from .mix import mixed
 from .mutate import MAX_STATEMENTS
+from .niche import niche_of
 from .population import Fold, Member
 from .statements import times_lr
 from .strategies import Evolution
@@ -115,7 +117,7 @@ def start_member(program: Program) -> Member:
 
 def make_start(number: int, program: Program, known: Mapping[str, int]) -> Bred:
     """A start program as a child: the first rows of a search."""
-    return _finish(Child(number, 0, None, "start", ""), program, None, known, odd=False)
+    return _finish(Child(number, 0, None, START, ""), program, None, known, odd=False)
 
 
 def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known: Mapping[str, int]) -> Bred:
@@ -141,6 +143,15 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     child = Child(number, round_, parent.child, "+".join(edits), "")
     scale = None if child.moves_numbers_alone else parent.rms
     return _finish(child, program, scale, known, fold.config.odd)
+
+
+def placed(new: Bred, niches: bool) -> Bred:
+    """With what says where a child will live, once for all who fold it: its structure, and its niche if any."""
+    child, program = new
+    if child.reason:
+        return new
+    elastic = niche_of(program, child.state).elastic if niches and child.alias_of is None else 0
+    return Bred(replace(child, elastic=elastic, skeleton=skeleton(program)), program)
 
 
 def _finish(child: Child, program: Program, scale: float | None, known: Mapping[str, int], odd: bool) -> Bred:

@@ -14,7 +14,7 @@ from ..dsl import Program
 from ..dsl.cost import Cost, cost
 from ..dsl.simplify import simplify
 from ..evaluator.dispatcher import Dispatcher
-from ..evaluator.fitness import TUNED, Score, Trial, geometric_mean
+from ..evaluator.fitness import TUNED, Score, Trial
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
@@ -52,12 +52,14 @@ def rescore(
     dispatcher: Dispatcher,
     count: int = 5,
     look: int = 1,
+    before: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Elite]:
     """The elites of a run, in the order that the picking seeds give.
 
-    `look` counts re-scorings of this run from 1: each has seeds of its own, and the intervals are corrected for
-    the programs of all of them, so that resuming until something looks good proves nothing.
+    `look` counts re-scorings of this run from 1, `before` the programs of the earlier ones: each has seeds of its own,
+    and the intervals are corrected for the programs of all of them, so that resuming until something looks good proves
+    nothing.
     """
     tasks, decay = fold.config.stages[-1].tasks, fold.config.decay
     pick, show = fresh_seeds(look)
@@ -72,9 +74,9 @@ def rescore(
     chosen = _with_niches(unlike, fold.fittest.niches(), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = on_fresh_seeds(fold, dispatcher, chosen, look)
+    shown = on_fresh_seeds(fold, dispatcher, chosen, look, before)
     held_out = {name: held_out_scores(dispatcher, programs, name, look, decay) for name in fold.config.held_out}
-    looked_at = len(chosen) * look
+    looked_at = before + len(chosen)
     elites = []
     for index, (child, seen) in enumerate(zip(chosen, shown, strict=True)):
         others = {name: _interval(found[index], looked_at) for name, found in held_out.items()}
@@ -89,11 +91,13 @@ def hall_of_fame(fold: Fold, count: int) -> list[Child]:
     return list(islice(_unlike(fold.fittest), count))
 
 
-def on_fresh_seeds(fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child], look: int = 1) -> list[Interval]:
+def on_fresh_seeds(
+    fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child], look: int = 1, before: int = 0
+) -> list[Interval]:
     """Speedups of rows on the tasks of the search and the seeds that are shown, corrected as those of `rescore`."""
     trial = Trial(fold.config.stages[-1].tasks, seeds=fresh_seeds(look)[1], decay=fold.config.decay)
     found = scores(dispatcher, [Program.parse(row.final) for row in rows], trial)
-    return [_interval(score, len(rows) * look) for score in found]
+    return [_interval(score, before + len(rows)) for score in found]
 
 
 def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -137,14 +141,14 @@ def _candidates(fold: Fold) -> list[Child]:
 
 
 def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
-    """`count` in rank order: the first of all, then `each` of every niche of up to two states, then of those niches
-    what is shorter than all that is better, then the next best.
+    """`count` in rank order: `each` of every niche of up to two states, the niche of the best first, in at most half of
+    the places; then of those niches what is shorter than all that is better, then the next best.
     """
     by_niche: dict[Niche, list[Child]] = {}
     for child in ranked:
         by_niche.setdefault(niches[child.child], []).append(child)
-    shown = [by_niche[niche] for niche in sorted(by_niche) if niche.states <= _STATES]
-    firsts = [c for rows in shown for c in rows[:each]]
+    shown = [rows for niche, rows in by_niche.items() if niche.states <= _STATES]  # as their best rank
+    firsts = [c for rows in shown for c in rows[:each]][: (count + 1) // 2]
     short = {c.child for rows in shown for c in front(rows)}
     order = dict.fromkeys(c.child for c in [*ranked[:1], *firsts, *(c for c in ranked if c.child in short), *ranked])
     chosen = list(order)[:count]
@@ -173,5 +177,4 @@ def held_out_scores(
 
 def _interval(score: Score, looked_at: int) -> Interval:
     """Over seeds, of the geometric mean over tasks."""
-    each = [geometric_mean(column) for column in zip(*score.speedups, strict=True)]
-    return geometric_interval(each or [score.fitness], looked_at)
+    return geometric_interval(score.means(), looked_at)

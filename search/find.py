@@ -103,7 +103,7 @@ def read_find(name: str, folder: Path | None = None) -> Find:
     Raises:
         FindError: There is none of that name, or it is damaged.
     """
-    path = (folder or shelf()) / f"{name}.json"
+    path = (folder or shelf()) / f"{catalogue.file_stem(name)}.json"
     if not path.is_file():
         raise FindError(f"there is no find {name!r}; on the shelf: {', '.join(finds(folder)) or 'none yet'}")
     try:

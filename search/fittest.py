@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,16 +35,9 @@ def worth(row: _Scored, parsimony: float) -> float:
     return (row.fitness or 0.0) / (1 + parsimony * row.statements)
 
 
-def skeleton_of(text: str) -> str:
-    """The skeleton of a program's text."""
-    return skeleton(Program.parse(text))
-
-
 def skeleton(program: Program) -> str:
-    """What programs share that differ in numbers alone, numbers folded: m times the square of beta is m times a number.
-    Rows that share it share the string.
-    """
-    return sys.intern(skeleton_key(numbers_folded(program)))
+    """What programs share that differ in numbers alone, numbers folded: m times beta squared is m times a number."""
+    return skeleton_key(numbers_folded(program))
 
 
 def front(ranked: Iterable[Row]) -> list[Row]:
@@ -67,29 +59,23 @@ class Fittest:
 
     parsimony: float = 0.0
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
-    skeletons: dict[int, str] = field(default_factory=dict)  # of the rows that are kept
 
-    def add(self, child: Child, niche: Niche, skeleton: str) -> None:
+    def add(self, child: Child, niche: Niche) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
         kept = self.by_niche.setdefault(niche, [])
-        alike = [c for c in kept if self.skeletons[c.child] == skeleton]
+        alike = [c for c in kept if c.skeleton == child.skeleton]
         if len(alike) == _ALIKE and self._rank(child) > self._rank(alike[-1]):
             return
         insort(kept, child, key=self._rank)
-        self.skeletons[child.child] = skeleton
         if len(alike) == _ALIKE:
-            self._drop(kept, alike[-1])
+            kept.remove(alike[-1])
         if len(kept) > _KEPT:
             short = front(kept)
-            self._drop(kept, next(c for c in reversed(kept) if c not in short))
+            kept.remove(next(c for c in reversed(kept) if c not in short))
 
     def _rank(self, child: Child) -> tuple[float, int, int]:
         """Of what is worth the same the shorter, then the earlier."""
         return -worth(child, self.parsimony), child.statements, child.child
-
-    def _drop(self, kept: list[Child], child: Child) -> None:
-        kept.remove(child)
-        del self.skeletons[child.child]
 
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, the first worth most."""

@@ -18,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-FORMAT = 2  # of the tables; a ledger of another number is refused
+START = "start"  # the edit of a program that the search began with
+FORMAT = 3  # of the tables; a ledger of another number is refused
 
 _TABLES = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -26,7 +27,8 @@ _TABLES = (
     child INTEGER PRIMARY KEY, round INTEGER NOT NULL, parent INTEGER, edit TEXT NOT NULL,
     program TEXT NOT NULL, identity TEXT, alias_of INTEGER, reason TEXT NOT NULL, audited INTEGER NOT NULL,
     scores TEXT NOT NULL, final TEXT NOT NULL, lr_factor REAL NOT NULL, fitness REAL, rms REAL, steps INTEGER NOT NULL,
-    state INTEGER NOT NULL, operations REAL NOT NULL, statements INTEGER NOT NULL)""",
+    state INTEGER NOT NULL, operations REAL NOT NULL, statements INTEGER NOT NULL, elastic INTEGER NOT NULL,
+    skeleton TEXT NOT NULL)""",
     """CREATE TABLE work (
     round INTEGER NOT NULL, stage INTEGER NOT NULL, worker INTEGER NOT NULL, host TEXT NOT NULL,
     seconds REAL NOT NULL, faults TEXT NOT NULL)""",
@@ -59,6 +61,13 @@ class Child:
     state: int = 0
     operations: float = 0.0
     statements: int = 0
+    elastic: int = 0  # with the states, its niche
+    skeleton: str = ""  # what programs share that differ in numbers alone
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is a program that the search began with; what is bred of those has no parent either."""
+        return self.edit == START
 
     @property
     def kinds(self) -> list[str]:
@@ -158,12 +167,18 @@ class Ledger:
         """Configuration and versions."""
         return dict(self._rows("SELECT name, value FROM meta"))
 
-    def next_look(self) -> int:
-        """Counts re-scorings of this run: 1 at the first call, and so on, whatever becomes of them."""
-        look = int(self.meta().get("looks", "0")) + 1
+    def next_look(self, count: int) -> tuple[int, int]:
+        """Which re-scoring of this run comes, from 1, and how many programs the earlier ones asked for.
+
+        This one, of `count` programs, is counted now, whatever becomes of it.
+        """
+        meta = self.meta()
+        earlier = int(meta.get("looks", "0"))
+        asked = int(meta.get("asked", str(earlier * count)))  # older versions counted looks alone
+        values = [("looks", str(earlier + 1)), ("asked", str(asked + count))]
         with _one_line(self.path), _all_or_nothing(self.base):
-            self.base.execute("INSERT OR REPLACE INTO meta VALUES ('looks', ?)", (str(look),))
-        return look
+            self.base.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+        return earlier + 1, asked
 
     def commit_round(self, children: Sequence[Child], work: Sequence[tuple[Any, ...]]) -> None:
         """A closed round, whole."""
@@ -190,9 +205,13 @@ class Ledger:
         return next(self._children("WHERE child = ?", number), None)
 
     def best(self) -> Child | None:
-        """The fittest row that came through all stages on its own merit, if there is one."""
-        ranked = "WHERE fitness IS NOT NULL AND reason = '' ORDER BY fitness DESC, child LIMIT 1"
-        return next(self._children(ranked), None)
+        """The row that the search ranks first of those that came through all stages on their own merit."""
+        parsimony = json.loads(self.meta()["config"]).get("parsimony", 0.0)  # older searches had none
+        ranked = (
+            "WHERE fitness IS NOT NULL AND reason = '' ORDER BY fitness / (1 + ? * statements) DESC, statements, "
+            "child LIMIT 1"
+        )
+        return next(self._children(ranked, parsimony), None)
 
     def count(self) -> int:
         """How many rows there are."""

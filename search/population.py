@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from ..evaluator.curve import LOWEST
 from ..evaluator.fitness import geometric_mean
 from .config import SearchConfig
 from .credit import Credit
-from .fittest import Fittest, skeleton, skeleton_of
+from .fittest import Fittest
 from .island import Island
 from .ledger import Child
-from .niche import Niche, niche_of
+from .niche import Niche
 
 _MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must rise as fast as what it judges
 REPEAT = "dropped: trains as row"
@@ -95,8 +96,9 @@ class Fold:
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    wrongly_dropped: int = 0
+    counts: Counter[str] = field(default_factory=Counter)  # of rows, by what became of them
+    audited: int = 0
+    wrongly_dropped: int = 0  # of the audited
     barren: int = 0  # rounds in a row that gave nothing to train
 
     def __post_init__(self) -> None:
@@ -143,11 +145,21 @@ class Fold:
         """Of all islands together."""
         return sum(island.restarts for island in self.islands)
 
-    def niche(self, child: Child, program: Program) -> Niche:
-        """Whom a child competes with: all, or its own kind."""
-        return niche_of(program, child.state) if self.config.niches else Niche(0)
+    @property
+    def children(self) -> int:
+        """How many rows there are."""
+        return sum(self.counts.values())
 
-    def hurdles(self, child: Child, program: Program) -> list[float]:
+    @property
+    def judged(self) -> int:
+        """Rows that reached an executor."""
+        return self.children - self.counts["alias"] - self.counts["rejected"]
+
+    def niche(self, child: Child) -> Niche:
+        """Whom a child competes with: all, or its own kind."""
+        return Niche(child.state, child.elastic) if self.config.niches else Niche(0)
+
+    def hurdles(self, child: Child) -> list[float]:
         """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
 
         A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that
@@ -155,9 +167,9 @@ class Fold:
         the tasks are those of fitness. At the last stage, where none is dropped, the quantile is of scores on the first
         seed, and tells who is worth more of them.
         """
-        niche = self.niche(child, program)
+        niche = self.niche(child)
         home = self._island_of(niche, child.child)
-        part = _LENIENT if home is None or home.structures.is_young(skeleton(program)) else 1.0
+        part = _LENIENT if home is None or home.structures.is_young(child.skeleton) else 1.0
         *stages, last = range(len(self.config.stages))
         found = [self._quantile(stage, niche, part) for stage in stages]
         if child.parent in self.scored and child.moves_numbers_alone:
@@ -197,14 +209,13 @@ class Fold:
 
     def _add_scores(self, child: Child) -> None:
         """What the scores of a row that was trained mean for hurdles, for aliases to come, and for mutation."""
-        niche = self.niche(child, Program.parse(child.program)) if child.scores else Niche(0)
+        niche = self.niche(child)
         if child.scored:
             assert child.fitness is not None and child.rms is not None
             rms = child.rms * child.lr_factor
             stages = tuple(score["fitness"] for score in child.scores)
-            standing = Standing(child.fitness, stages, rms, niche, skeleton_of(child.final))
-            self.scored[child.child] = standing
-            self.fittest.add(child, Niche(child.state, niche.elastic), standing.skeleton)
+            self.scored[child.child] = Standing(child.fitness, stages, rms, niche, sys.intern(child.skeleton))
+            self.fittest.add(child, Niche(child.state, child.elastic))
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
             self.credit.add(child.kinds, (child.fitness or 0.0) > before and not child.reason)
@@ -244,14 +255,15 @@ class Fold:
         of = self.scored[source]
         if child.alias_of is None:
             return Member(child.child, child.final, of.fitness, of.rms, child.statements, skeleton=of.skeleton)
-        of = self.scored[child.child] = of._replace(skeleton=skeleton_of(child.program))
+        of = self.scored[child.child] = of._replace(skeleton=sys.intern(child.skeleton))
         factor = of.rms / (child.rms or of.rms)
         return Member(child.child, child.program, of.fitness, of.rms, child.statements, factor, of.skeleton)
 
     def _audit(self, child: Child) -> None:
-        """Wrongly dropped: would have been among the better half of those that came through."""
-        self.counts["audited"] += 1
-        fitness = sorted(m.fitness for island in self.islands for m in island.members)
+        """Wrongly dropped: would have been among the better half of those that live where it would."""
+        self.audited += 1
+        home = self._island_of(self.niche(child), child.child)
+        fitness = sorted(m.fitness for m in home.members if m.child is not None) if home else []
         if child.fitness is not None and fitness and child.fitness > fitness[len(fitness) // 2]:
             self.wrongly_dropped += 1
 

@@ -10,7 +10,7 @@ from ..dsl import Program
 from ..evaluator.curve import LOWEST, curves_digest
 from ..evaluator.dispatcher import SET_ASIDE, Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
-from .breed import Bred, make_child, make_start, remember
+from .breed import Bred, make_child, make_start, placed, remember
 from .config import SearchConfig
 from .ledger import Child
 from .population import REPEAT, Fold, Trained, losses_key
@@ -33,9 +33,9 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
         if is_trainable(new.child):
             remember(known, new.child)
             trainable += 1
-        bred.append(new)
+        bred.append(placed(new, fold.config.niches))
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
-    hurdles = {i: fold.hurdles(*bred[i]) for i in programs}
+    hurdles = {i: fold.hurdles(bred[i].child) for i in programs}
     return Round(fold.config, number, [new.child for new in bred], programs, hurdles, fold.trained, fold.rounds)
 
 

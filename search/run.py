@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def run_search(
     such an end are not lost: they are bred again, the same, when the run is resumed.
     """
     search = _Search(config, start_programs(ledger), ledger.rounds())
-    told = Progress(search.fold, time.monotonic(), search.fold.steps, trained(search.fold))
+    told = Progress(search.fold, time.monotonic(), search.fold.steps, search.fold.judged)
     deadline = None if minutes is None else told.started + 60 * minutes
     tickets: dict[int, Round] = {}
     try:
@@ -90,18 +91,12 @@ class Progress:
     started: float
     steps_before: int  # at the start of this process
     trained_before: int
-    in_flight: int = 0  # children bred and not yet folded
+    in_flight: int = 0  # children still in training
 
     @property
     def seconds(self) -> float:
         """Since this process began to search."""
         return time.monotonic() - self.started
-
-
-def trained(fold: Fold) -> int:
-    """Children that reached an executor."""
-    counts = fold.counts
-    return sum(counts.values()) - counts["audited"] - counts["alias"] - counts["rejected"]
 
 
 class _Search:
@@ -252,8 +247,12 @@ def _config_of(path: Path, meta: dict[str, str]) -> SearchConfig:
         raise LedgerError(f"{path}: its configuration cannot be read by this version") from None
 
 
+@cache
 def commit() -> str:
-    """The commit of the code, with a + where code or data differ from it; "" where this is no checkout."""
+    """The commit of the code, with a + where code or data differ from it; "" where this is no checkout.
+
+    As it was when this process first asked: what is checked out later is not what runs.
+    """
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:

@@ -39,7 +39,7 @@ def shares(rows: Iterable[Child], simplified: int = _SIMPLIFIED) -> Shares | Non
     texts: list[str] = []  # of every `apart`-th child, whatever their number
     apart, children, seen = 1, 0, 0
     for row in rows:
-        if not row.identity or row.parent is None:
+        if not row.identity or row.is_start:
             continue
         if children % apart == 0:
             texts.append(row.program)

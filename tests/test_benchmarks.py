@@ -16,6 +16,7 @@ import torch
 from stepsmith.discovered import load
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
+from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.evaluator.settings import written_settings
 from stepsmith.evaluator.train import Run
 from stepsmith.evaluator.validation.protocol import Settled
@@ -168,6 +169,25 @@ def test_a_rediscovery_is_recorded_with_its_course(bench, monkeypatch, tmp_path)
     assert again == outcome and key.startswith("momentum evolution 1 ")
     assert len(outcome.hall) == 2 and outcome.course.looks[-1].steps == outcome.steps >= 4_000
     assert [*rediscovery.table([outcome])][1].split()[:3] == ["momentum", "evolution", "lion"]
+
+
+def test_a_rediscovery_that_goes_on_counts_at_its_longest(bench, monkeypatch, tmp_path, capsys):
+    rediscovery = bench("rediscovery")
+    monkeypatch.setattr(rediscovery, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(rediscovery, "RECORD", tmp_path / "rediscovery.jsonl")
+    monkeypatch.setattr(rediscovery, "_HALL", 2)
+    small(tmp_path, steps=6_000)
+    lines = []
+    for steps in ("3000", "6000", "6000", "3000"):  # the last two have what they ask for
+        command = f"rediscovery --starts momentum --seeds 1 --workers 0 --steps {steps} --config {tmp_path}/search.toml"
+        monkeypatch.setattr("sys.argv", command.split())
+        rediscovery.main()
+        lines.append(len((tmp_path / "rediscovery.jsonl").read_text().splitlines()))
+        capsys.readouterr()
+    assert lines == [1, 2, 2, 2]
+    with JsonLines(tmp_path / "rediscovery.jsonl", rediscovery.parsed) as record:
+        [longest] = rediscovery.longest(record.rows.values()).values()
+    assert longest.steps >= 6_000
 
 
 def test_figures_are_drawn_of_what_ran_and_are_equal_for_equal_rows(bench, tmp_path):

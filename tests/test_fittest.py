@@ -10,7 +10,7 @@ from stepsmith.dsl import Program
 from stepsmith.dsl.keys import skeleton_key
 from stepsmith.search.config import read_config
 from stepsmith.search.elites import hall_of_fame
-from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front, skeleton_of
+from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front, skeleton
 from stepsmith.search.ledger import Child
 from stepsmith.search.niche import Niche
 from stepsmith.search.population import Fold
@@ -21,8 +21,9 @@ SIGN = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * sign
 
 def row(number: int, text: str, fitness: float, state: int = 1) -> Child:
     program = Program.parse(text)
-    final, length = str(program), len(program.statements)
-    return Child(number, 0, None, "", final, final=final, fitness=fitness, state=state, statements=length)
+    final, length, alike = str(program), len(program.statements), skeleton(program)
+    sizes = {"state": state, "statements": length, "skeleton": alike}
+    return Child(number, 0, None, "", final, final=final, fitness=fitness, **sizes)
 
 
 def numbers(fittest: Fittest) -> list[int]:
@@ -39,7 +40,7 @@ def test_a_hall_of_fame_shows_one_of_those_whose_shortest_forms_differ_in_number
     ]
     fold = Fold(read_config(None, {}), [])
     for child in rows:
-        fold.fittest.add(child, Niche(child.state), skeleton_of(child.final))
+        fold.fittest.add(child, Niche(child.state))
     assert [child.child for child in hall_of_fame(fold, 3)] == [1, 3]
 
 
@@ -50,9 +51,8 @@ def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
     rows = [*tuned, other]
     random.Random(1).shuffle(rows)
     for child in rows:
-        fittest.add(child, Niche(child.state), skeleton_of(child.final))
+        fittest.add(child, Niche(child.state))
     assert numbers(fittest) == [19, 18, 17, 20]
-    assert set(fittest.skeletons) == {17, 18, 19, 20}
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -60,9 +60,9 @@ def test_the_order_of_rows_does_not_matter():
     rows = [row(k, text, fitness=(k * 37 % 80) / 80) for k, text in enumerate(texts)]
     one, other = Fittest(), Fittest()
     for child in rows:
-        one.add(child, Niche(child.state), skeleton_of(child.final))
+        one.add(child, Niche(child.state))
     for child in reversed(rows):
-        other.add(child, Niche(child.state), skeleton_of(child.final))
+        other.add(child, Niche(child.state))
     assert numbers(one) == numbers(other) and len(numbers(one)) == 2 * _ALIKE
 
 
@@ -76,7 +76,7 @@ def test_what_is_shorter_than_all_that_is_fitter_is_kept():
     ]
     fittest = Fittest()
     for child in [*short, *rows]:
-        fittest.add(child, Niche(0), skeleton_of(child.final))
+        fittest.add(child, Niche(0))
     assert front(fittest) == [rows[-1], short[2], short[0]]
     assert len(numbers(fittest)) == _KEPT
 
@@ -87,9 +87,8 @@ def test_no_more_are_kept_than_are_wanted():
     fittest, many = Fittest(), len(updates)
     for k, update in enumerate(updates):
         child = row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0)
-        fittest.add(child, Niche(0), skeleton_of(child.final))
+        fittest.add(child, Niche(0))
     assert numbers(fittest) == list(range(many - 1, many - 1 - _KEPT, -1))
-    assert len(fittest.skeletons) == _KEPT
 
 
 @pytest.mark.parametrize(

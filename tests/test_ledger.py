@@ -349,7 +349,7 @@ DAMAGE = {
     "empty": "not a ledger (no meta table)",
     "another database": "not a ledger (no meta table)",
     "cut": "the ledger is damaged",
-    "UPDATE meta SET value = '7' WHERE name = 'format'": "ledger format 7, this version reads 2; go on with",
+    "UPDATE meta SET value = '7' WHERE name = 'format'": "ledger format 7, this version reads 3; go on with",
     "UPDATE meta SET value = '99' WHERE name = 'search_version'": "written with search_version 99, this is",
     "UPDATE meta SET value = 'beef' WHERE name = 'ops'": "written with ops beef, this is ",
     "UPDATE meta SET value = 'old' WHERE name = 'curves'": "quadratic is not the task that it was, or has another",
@@ -470,3 +470,9 @@ def test_the_configuration_is_stored_whole(tmp_path):
     with closing(ledger):
         assert stored == config
         assert json.loads(ledger.meta()["config"])["seed"] == 9
+
+
+def test_re_scorings_are_counted_with_the_programs_they_asked_for(tmp_path):
+    search(tmp_path / "run", small(tmp_path, steps=1, stages=ONE_STAGE))
+    with closing(Ledger.open(tmp_path / "run")) as ledger:
+        assert [ledger.next_look(count) for count in (20, 1, 5)] == [(1, 0), (2, 20), (3, 21)]

@@ -100,7 +100,7 @@ def test_a_node_that_is_killed_half_way_changes_no_row(tmp_path, undisturbed, cl
     lost = []
 
     def kill(progress):
-        if len(expected) // 2 < sum(progress.fold.counts.values()) and not lost:
+        if len(expected) // 2 < progress.fold.children and not lost:
             lost.append(node)
             cluster.remove_node(node, allow_graceful=False)
 

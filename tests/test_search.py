@@ -27,8 +27,8 @@ from stepsmith.report.elites import elite_rows, write_elites
 from stepsmith.search import elites as elites_module
 from stepsmith.search.breed import _finish, _scales_with_lr, make_child, make_start, start_member
 from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_config
-from stepsmith.search.elites import Elite, _candidates, fresh_seeds, pareto, rescore
-from stepsmith.search.fittest import skeleton_of
+from stepsmith.search.elites import Elite, _candidates, fresh_seeds, on_fresh_seeds, pareto, rescore
+from stepsmith.search.fittest import skeleton
 from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
 from stepsmith.search.niche import Niche
@@ -62,8 +62,8 @@ def source(rows: dict[int, Child], row: Child) -> Child:
 
 
 def structure(row: Child) -> str:
-    """What a scored row and its aliases share with those that differ in numbers alone."""
-    return skeleton_of(row.program if row.alias_of is not None else row.final)
+    """What a row shares with those that differ in numbers alone."""
+    return skeleton(Program.parse(row.program))
 
 
 def repeats(row: Child) -> bool:
@@ -81,8 +81,8 @@ def test_of_rows_that_train_to_the_same_losses_one_is_raced():
     fold = Fold(SearchConfig(), [])
     for number, update in enumerate(("g", "max(g, g)", "sign(g)", "abs(g)")):
         fitness = 1.0 if number < 2 else 0.5 + number / 10
-        child = Child(number, 0, None, "", "", final=text.format(update), fitness=fitness)
-        fold.fittest.add(child, Niche(child.state), skeleton_of(child.final))
+        child = Child(number, 0, None, "", "", final=text.format(update), fitness=fitness, skeleton=update)
+        fold.fittest.add(child, Niche(child.state))
     assert [c.child for c in _candidates(fold)] == [0, 3, 2]
 
 
@@ -287,7 +287,7 @@ def test_hurdles_drop_by_the_quantile_of_what_the_fold_had_seen(run):
             if r.parent is not None and r.moves_numbers_alone and source(rows, rows[r.parent]).scored
         )
         for row in (r for r in rows.values() if r.round == number and r.scores and not repeats(r)):
-            part = 1.0 if tuned[skeleton_of(row.program)] >= 16 else 0.5
+            part = 1.0 if tuned[structure(row)] >= 16 else 0.5
             bar = np.quantile(scores, part * config.stages[0].drop) if len(scores) >= 8 else LOWEST
             if row.parent is not None and row.moves_numbers_alone:
                 bar = 0.97 * source(rows, rows[row.parent]).scores[0]["fitness"]
@@ -344,7 +344,7 @@ def test_audited_children_run_to_the_end_and_are_counted(run):
     dropped = [r for r in rows.values() if r.reason.startswith(("dropped: stage 1", "dropped: trains as"))]
     audited = [r for r in dropped if r.audited]
     assert 0.1 < len(audited) / len(dropped) < 0.5  # 0.3 of them are drawn
-    assert fold.counts["audited"] == len(audited) >= fold.wrongly_dropped
+    assert fold.audited == len(audited) >= fold.wrongly_dropped
     assert all(len(r.scores) == 2 and r.fitness is not None and not r.scored for r in audited)
     assert all(len(r.scores) == 1 and r.fitness is None for r in dropped if not r.audited)
 
@@ -364,8 +364,7 @@ def test_an_audit_changes_no_hurdle(tmp_path):
     rows = children(tmp_path / "run")
     folds[0].add_round(rows)
     folds[1].add_round([replace(r, scores=r.scores[:1]) if r.audited else r for r in rows])
-    last = Program.parse(rows[-1].program)
-    assert folds[0].hurdles(rows[-1], last) == folds[1].hurdles(rows[-1], last)
+    assert folds[0].hurdles(rows[-1]) == folds[1].hurdles(rows[-1])
     assert folds[0].recent == folds[1].recent
 
 
@@ -447,6 +446,14 @@ def test_elites_are_scored_again_from_their_text_on_seeds_the_search_never_saw(r
         assert elite.seen.low == pytest.approx(interval.low, rel=1e-2)
 
 
+def test_programs_of_earlier_re_scorings_widen_the_intervals(run):
+    _, _, fold = run
+    rows = list(fold.fittest)[:2]
+    alone, later = (on_fresh_seeds(fold, Dispatcher(Inline()), rows, 1, before) for before in (0, 21))
+    for one, other in zip(alone, later, strict=True):
+        assert one.mean == other.mean and other.low < one.low < one.high < other.high
+
+
 def test_elites_stand_in_the_order_of_the_picking_seeds_and_every_number_of_states_keeps_its_best(run, elites):
     _, rows, _ = run
     found, jobs = elites
@@ -491,7 +498,7 @@ def test_the_run_folder_holds_the_elites(run, elites):
 
 def test_a_run_without_elites_has_a_best_row(tmp_path):
     search(tmp_path / "run", small(tmp_path, steps=1, stages=ONE_STAGE))
-    best = max((c for c in children(tmp_path / "run") if c.scored), key=lambda c: c.fitness)
+    best = max((c for c in children(tmp_path / "run") if c.scored), key=lambda c: c.fitness / (1 + 0.02 * c.statements))
     assert load_any(f"{tmp_path}/run:best") == Program.parse(best.final)
     with pytest.raises(LedgerError, match=r"no child '999999'; write best, or a number from 0 to [0-9]+$"):
         load_any(f"{tmp_path}/run:999999")

@@ -11,7 +11,7 @@ import pytest
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify.exact import numbers_folded
 from stepsmith.search.config import SearchConfig, Stage
-from stepsmith.search.fittest import skeleton_of
+from stepsmith.search.fittest import skeleton
 from stepsmith.search.island import Island
 from stepsmith.search.niche import Niche
 from stepsmith.search.population import Member
@@ -28,7 +28,7 @@ LION = "def f(w, g, m, lr={lr}):\n  u = sign(interp(g, m, 0.9))\n  m = interp(g,
 
 def member(number: int, text: str, fitness: float) -> Member:
     written = text.format(lr=0.1 + number / 7)
-    return Member(number, written, fitness, 1.0, 3, skeleton=skeleton_of(written))
+    return Member(number, written, fitness, 1.0, 3, skeleton=skeleton(Program.parse(written)))
 
 
 def drawn(structures: Structures, times: int = 200) -> Counter:
