@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .proxies import Examples as Examples
     from .proxies import Task as Task
     from .proxies import task_of_module as task_of_module
-    from .search.found import load_any
+    from .search.programs import load_any
 
     load = load_any
 
@@ -26,7 +26,7 @@ _NAMES = {
     "Examples": ("proxies", "Examples"),
     "Program": ("dsl", "Program"),
     "Task": ("proxies", "Task"),
-    "load": ("search.found", "load_any"),
+    "load": ("search.programs", "load_any"),
     "role_groups": ("dsl.roles", "role_groups"),
     "smoketest_task": ("evaluator.smoketest", "smoketest_task"),
     "task_of_module": ("proxies", "task_of_module"),

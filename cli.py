@@ -280,7 +280,7 @@ def validate_(
 
     from .report.validation_session import Wanted, run_validations
     from .search.config import ConfigError
-    from .search.found import program_names
+    from .search.programs import program_names
 
     rivals = tuple(name for part in program_names(against) if (name := part.strip()) and name.lower() != "adamw")
     goals = [part.strip() for part in target.split(",") if part.strip()]
@@ -328,7 +328,7 @@ def inspect(
     """Show a program: text, cost, states, constants, dataflow."""
     from .report.origin import origin
     from .report.program import describe
-    from .search.found import load_any
+    from .search.programs import load_any
 
     print(describe(load_any(program)), end="")
     for line in origin(program):
@@ -363,7 +363,7 @@ def simplify(
     from .dsl.simplify import simplify as shortest
     from .report.simplification import empirical, simplification
     from .search.config import KNOWN_DECAYS, ConfigError
-    from .search.found import decay_of, load_any
+    from .search.programs import decay_of, load_any
 
     levels, forms = ("exact", "algebraic", "empirical"), ("text", "markdown", "opt")
     for name, value, known in (("level", level, levels), ("form", to, forms), ("decay", decay, KNOWN_DECAYS)):
@@ -455,7 +455,7 @@ def export(
     from .dsl.errors import did_you_mean
     from .dsl.flow import flow, reject_reason
     from .search.config import ConfigError
-    from .search.found import load_any
+    from .search.programs import load_any
 
     forms: dict[str, Any] = {
         "torch": partial(export_torch, kernels=not plain),

@@ -43,7 +43,7 @@ print(json.dumps({"seconds": seconds, "megabytes": peak / 1024, "before": before
 """
 _BEST = """
 import json, resource, sys, time
-from stepsmith.search.found import load_any
+from stepsmith.search.programs import load_any
 begin = time.perf_counter()
 load_any(sys.argv[1] + ":best")
 seconds = time.perf_counter() - begin

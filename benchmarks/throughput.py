@@ -25,8 +25,8 @@ from stepsmith.evaluator.trials import scores
 from stepsmith.proxies import task
 from stepsmith.search.breed import make_child, start_member
 from stepsmith.search.config import DEFAULT_STAGES, SearchConfig
-from stepsmith.search.found import load_any
 from stepsmith.search.population import Fold
+from stepsmith.search.programs import load_any
 from stepsmith.search.run import create_run, run_search
 from stepsmith.search.strategies import STRATEGIES
 

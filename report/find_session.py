@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..discovered import load
 from ..evaluator.dispatcher import Dispatcher
 from ..search.find import Find, Scored, read_find
-from ..search.found import run_row
 from ..search.keep import keep, measured
+from ..search.programs import run_row
 from ..search.replay import differences, replay, where
 from ..search.run import BREEDS, Progress, Stop
 from .live import LiveView

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from ..dsl.errors import did_you_mean
 from ..evaluator.executors import check_device
 from ..evaluator.validation.funnel import STAGES, Candidate, funnel
-from ..search.found import load_any
 from ..search.ledger import Child, Ledger
 from ..search.milestones import milestones
+from ..search.programs import load_any
 from .funnel_page import funnel_table, write_funnel
 from .progress import clock
 from .session import say

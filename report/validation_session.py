@@ -22,7 +22,7 @@ from ..evaluator.validation.training import check_trainable
 from ..evaluator.validation.validate import ADAMW, Validation, validate
 from ..proxies.targets import target as target_named
 from ..proxies.whole_file import replace_file
-from ..search.found import load_any
+from ..search.programs import load_any
 from .profile_page import profile_table, target_profiles, write_profile
 from .progress import clock
 from .session import say

@@ -26,7 +26,7 @@ from ..dsl.symmetry import is_odd
 from ..evaluator.fitness import TUNED, Trial
 from ..proxies import full_name
 from ..proxies.schedule import DECAYS
-from .found import load_any
+from .programs import load_any
 from .strategies import STRATEGIES
 
 KNOWN_DECAYS = (TUNED, *DECAYS)

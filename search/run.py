@@ -24,9 +24,9 @@ from ..evaluator.memory import PopulationTooLarge, check_fits
 from ..proxies import task
 from .breed import make_start, remember, start_member
 from .config import ConfigError, SearchConfig, valid_config
-from .found import load_any
 from .ledger import Child, Ledger, LedgerError
 from .population import Fold
+from .programs import load_any
 from .rounds import Round, breed_round
 from .strategies import STRATEGIES
 

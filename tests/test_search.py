@@ -29,10 +29,10 @@ from stepsmith.search.breed import _finish, _scales_with_lr, make_child, make_st
 from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_config
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, on_fresh_seeds, pareto, rescore
 from stepsmith.search.fittest import skeleton
-from stepsmith.search.found import load_any
 from stepsmith.search.ledger import Child, LedgerError
 from stepsmith.search.niche import Niche
 from stepsmith.search.population import Fold
+from stepsmith.search.programs import load_any
 from stepsmith.search.shares import shares
 from stepsmith.search.strategies import Evolution
 

@@ -10,7 +10,7 @@ import torch
 
 from stepsmith.discovered import load, register_timm, torch_class
 from stepsmith.dsl import ProgramError
-from stepsmith.search.found import load_any
+from stepsmith.search.programs import load_any
 
 
 @pytest.fixture
