@@ -164,7 +164,7 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
             assert behaviour(program).rms == pytest.approx(parent, rel=1e-6)
         else:  # the update is no multiple of lr
             fitting = program.with_lr(program.peak * parent / row.rms)
-            assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-12, abs=0)
+            assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-6, abs=0)
     assert kept > 30 and changed > 3
     for number, of in fold.scored.items():  # as the whole text has it at its best rate
         if _scales_with_lr(flow(Program.parse(source(rows, rows[number]).final))):
