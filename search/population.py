@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..dsl import Program
 from ..evaluator.curve import LOWEST
-from ..evaluator.fitness import geometric_mean
 from .config import SearchConfig
 from .credit import Credit
 from .fittest import Fittest
+from .hurdles import Hurdles
 from .island import Island
 from .ledger import Child
 from .niche import Niche
 
-_MEMORY = 64  # recent scores a hurdle's quantile is taken over: a hurdle must rise as fast as what it judges
 REPEAT = "dropped: trains as row"
-_ENOUGH = 8  # scores before a hurdle drops by quantile
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
-_CLOSE = 0.97  # to its parent, of which one in three is better at the end; of those below, one in eight
-_LENIENT = 0.5  # of the quantile, by which a structure is dropped that few have tuned
 _GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, less whole numbers, are spread evenly
 
 
@@ -81,7 +77,7 @@ class Fold:
 
     A child's parent lives on the island that its number says; so does the child, or, where niches have islands, on
     that of its own niche, which it founds if it is the first. Niches whose best is poorer have fewer children.
-    `hurdles` gives what a child must reach; `scored` has scores, scale and niche of what came through all stages and
+    `hurdles_of` gives what a child must reach; `scored` has scores, scale and niche of what came through all stages and
     of its aliases, `fittest` the best rows whole: a search of millions folds into little memory.
     """
 
@@ -91,7 +87,7 @@ class Fold:
     scored: dict[int, Standing] = field(default_factory=dict)
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
-    recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
+    hurdles: Hurdles = field(init=False)
     trained: dict[int, Trained] = field(default_factory=dict)  # by losses, where they tell copies
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
@@ -103,6 +99,7 @@ class Fold:
 
     def __post_init__(self) -> None:
         self.fittest.parsimony = self.config.parsimony
+        self.hurdles = Hurdles(self.config)
         self.islands = [Island(self.starts, self.config.population) for _ in range(self.config.islands)]
 
     def island(self, child: int) -> Island:
@@ -159,29 +156,13 @@ class Fold:
         """Whom a child competes with: all, or its own kind."""
         return Niche(child.state, child.elastic) if self.config.niches else Niche(0)
 
-    def hurdles(self, child: Child) -> list[float]:
-        """The scores that a child must reach to leave each stage: a quantile of its niche's, or any that did not fail.
-
-        A structure that few have tuned has the numbers of another, and the quantile is halved for it. A child that
-        moves numbers alone must come close to what its parent had there, on the same seeds, whatever others have, where
-        the tasks are those of fitness. At the last stage, where none is dropped, the quantile is of scores on the first
-        seed, and tells who is worth more of them.
-        """
+    def hurdles_of(self, child: Child) -> list[float]:
+        """The score that a child must reach to leave each stage."""
         niche = self.niche(child)
         home = self._island_of(niche, child.child)
-        part = _LENIENT if home is None or home.structures.is_young(child.skeleton) else 1.0
-        *stages, last = range(len(self.config.stages))
-        found = [self._quantile(stage, niche, part) for stage in stages]
-        if child.parent in self.scored and child.moves_numbers_alone:
-            before = self.scored[child.parent].stages
-            found = [_CLOSE * before[i] if self.config.foretells(i) else found[i] for i in stages]
-        return [max(score, float(np.nextafter(LOWEST, 1))) for score in [*found, self._quantile(last, niche, 1.0)]]
-
-    def _quantile(self, stage: int, niche: Niche, part: float) -> float:
-        """Of the niche's recent scores at a stage, at a part of what the stage drops; `LOWEST` where they are few."""
-        scores = self.recent[niche][stage] if niche in self.recent else ()
-        drop = self.config.stages[stage].drop
-        return float(np.quantile(np.array(scores), part * drop)) if drop and len(scores) >= _ENOUGH else LOWEST
+        young = home is None or home.structures.is_young(child.skeleton)
+        tuned = self.scored.get(child.parent) if child.parent is not None and child.moves_numbers_alone else None
+        return self.hurdles.of(niche, young, tuned.stages if tuned else None)
 
     def add_round(self, children: Sequence[Child]) -> None:
         """Folds a closed round in."""
@@ -223,29 +204,18 @@ class Fold:
         for stage, score in enumerate(trials):
             if score["dropped"] and child.reason.startswith(REPEAT):
                 break  # many alike would set the hurdle at what they share
-            self._recent(niche)[stage].append(self._at_first(stage, score))
+            self.hurdles.add(niche, stage, score)
             if self.config.tells_copies(stage) and score["fitness"] > LOWEST:
                 first = Trained(self.rounds, child.child, (child.state, child.statements))
                 self.trained.setdefault(losses_key(score["losses"]), first)
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
 
-    def _at_first(self, stage: int, score: Mapping[str, Any]) -> float:
-        """A score as it stood when the hurdle was met: where there are two looks, on the seeds of the first."""
-        first, *others = self.config.looks(stage)
-        if not others or not score["speedups"]:
-            return float(score["fitness"])
-        return geometric_mean([s for row in score["speedups"] for s in row[: len(first.seeds)]])
-
     def _tried(self, parent: Standing, number: int) -> None:
         """A try of the parent's structure, whatever came of it: one that gives nothing but aliases must rest too."""
         island = self._island_of(parent.niche, number)
         assert island is not None  # the parent was scored
         island.structures.tried(parent.skeleton)
-
-    def _recent(self, niche: Niche) -> list[deque[float]]:
-        """Scores at each stage."""
-        return self.recent.setdefault(niche, [deque(maxlen=_MEMORY) for _ in self.config.stages])
 
     def _member(self, child: Child) -> Member | None:
         """The row as a parent; an alias keeps its own text, at the rate that moves weights as its source does."""

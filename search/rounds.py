@@ -35,7 +35,7 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
             trainable += 1
         bred.append(placed(new, fold.config.niches))
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
-    hurdles = {i: fold.hurdles(bred[i].child) for i in programs}
+    hurdles = {i: fold.hurdles_of(bred[i].child) for i in programs}
     return Round(fold.config, number, [new.child for new in bred], programs, hurdles, fold.trained, fold.rounds)
 
 

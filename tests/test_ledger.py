@@ -137,8 +137,8 @@ def test_replaying_gives_the_population_that_the_search_had(tmp_path, undisturbe
     live = search(tmp_path / "run", config.model_copy(update={"patience": 1}))
     replayed = resume(tmp_path / "run")
     assert live.restarts > 0
-    assert (live.islands, live.credit, live.scored, live.counts, live.steps, live.recent, live.trained) == (
-        replayed.islands, replayed.credit, replayed.scored, replayed.counts, replayed.steps, replayed.recent,
+    assert (live.islands, live.credit, live.scored, live.counts, live.steps, live.hurdles, live.trained) == (
+        replayed.islands, replayed.credit, replayed.scored, replayed.counts, replayed.steps, replayed.hurdles,
         replayed.trained,
     )  # fmt: skip
 

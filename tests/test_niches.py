@@ -73,10 +73,10 @@ def test_each_niche_has_hurdles_of_its_own(archipelago):
     folder, _, fold = archipelago
     fold, bred = deepcopy(fold), [c for c in children(folder) if c.scores and not c.moves_numbers_alone]
     sign, other = (next(c for c in bred if Niche(c.state, c.elastic) == Niche(1, elastic)) for elastic in (0, 2))
-    before = [fold.hurdles(child)[0] for child in (sign, other)]
+    before = [fold.hurdles_of(child)[0] for child in (sign, other)]
     score = {"fitness": 9.0, "losses": ((1.0,),), "speedups": ((9.0,),), "dropped": True}
     fold.add_round([replace(sign, child=10**6 + k, scores=(score,), reason="dropped: stage 1") for k in range(64)])
-    after = [fold.hurdles(child)[0] for child in (sign, other)]
+    after = [fold.hurdles_of(child)[0] for child in (sign, other)]
     assert after[0] == 9.0 > before[0] and after[1] == before[1]
 
 
@@ -104,7 +104,7 @@ def test_resuming_changes_no_row(tmp_path, archipelago):
     again = run_search(ledger, config, Dispatcher(Inline()))
     ledger.close()
     assert rows(tmp_path / "run") == rows(folder)
-    assert (again.islands, again.recent, again.scored) == (fold.islands, fold.recent, fold.scored)
+    assert (again.islands, again.hurdles, again.scored) == (fold.islands, fold.hurdles, fold.scored)
 
 
 def test_the_best_of_each_niche_is_shown(archipelago):

@@ -364,8 +364,8 @@ def test_an_audit_changes_no_hurdle(tmp_path):
     rows = children(tmp_path / "run")
     folds[0].add_round(rows)
     folds[1].add_round([replace(r, scores=r.scores[:1]) if r.audited else r for r in rows])
-    assert folds[0].hurdles(rows[-1]) == folds[1].hurdles(rows[-1])
-    assert folds[0].recent == folds[1].recent
+    assert folds[0].hurdles_of(rows[-1]) == folds[1].hurdles_of(rows[-1])
+    assert folds[0].hurdles == folds[1].hurdles
 
 
 def test_without_progress_the_search_starts_anew(tmp_path):
