@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,11 @@ def _row(number: int, round_: int, text: str, random: np.random.Generator) -> Ch
     program = text.replace("def exadam(", f"def found_{number}(")
     parent = int(random.integers(number)) if number else None
     draw = random.random() if number else 1.0
-    common = Child(number, round_, parent, "wire+insert", program, statements=30, state=int(random.integers(3)))
+    state, elastic = (int(random.integers(3)) for _ in range(2))
+    common = Child(number, round_, parent, "wire+insert", program, statements=30, state=state, elastic=elastic)
     if draw < 0.25:
         return Child(**vars(common) | {"reason": "rejected: no update"})
+    common = replace(common, skeleton=f"{int(random.integers(4 * number + 1)):016x}")
     identity = f"{int(random.integers(2**62)):032x}:{int(random.integers(9))}"
     if draw < 0.3:
         return Child(**vars(common) | {"identity": identity, "alias_of": 0, "rms": 1.0})

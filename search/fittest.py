@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -68,10 +68,13 @@ class Fittest:
             return
         insort(kept, child, key=self._rank)
         if len(alike) == _ALIKE:
-            kept.remove(alike[-1])
+            self._drop(kept, alike[-1])
         if len(kept) > _KEPT:
-            short = front(kept)
-            kept.remove(next(c for c in reversed(kept) if c not in short))
+            short = {c.child for c in front(kept)}
+            self._drop(kept, next(c for c in reversed(kept) if c.child not in short))
+
+    def _drop(self, kept: list[Child], child: Child) -> None:
+        del kept[bisect_left(kept, self._rank(child), key=self._rank)]  # ranks differ, and comparing rows is slow
 
     def _rank(self, child: Child) -> tuple[float, int, int]:
         """Of what is worth the same the shorter, then the earlier."""

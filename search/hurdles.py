@@ -29,8 +29,9 @@ class Hurdles:
 
     def add(self, niche: Niche, stage: int, score: Mapping[str, Any]) -> None:
         """A score, as a row has it."""
-        held = self.recent.setdefault(niche, [deque(maxlen=_MEMORY) for _ in self.config.stages])
-        held[stage].append(self._when_judged(stage, score))
+        if niche not in self.recent:
+            self.recent[niche] = [deque(maxlen=_MEMORY) for _ in self.config.stages]
+        self.recent[niche][stage].append(self._when_judged(stage, score))
 
     def of(self, niche: Niche, young: bool, before: Sequence[float] | None) -> list[float]:
         """The score that leaves each stage: a quantile of the niche's, or any that did not fail.

@@ -41,14 +41,27 @@ class Structures:
     """
 
     known: dict[str, _Structure] = field(default_factory=dict)
+    _poorest: str = field(default="", compare=False)  # once it was looked for, until it is gone or better
 
     def add(self, member: Member) -> None:
         """A scored row."""
         held = self.known.setdefault(member.skeleton, _Structure(member))
         if member.fitness > held.best.fitness:
             held.best = member
+            self._poorest = "" if member.skeleton == self._poorest else self._poorest
         if len(self.known) > _KEPT:
-            del self.known[min(self.known, key=lambda name: self.known[name].best.fitness)]
+            self._drop_poorest(member)
+
+    def _drop_poorest(self, newest: Member) -> None:
+        """Of equals the first that came."""
+        if not self._poorest:
+            others = (name for name in self.known if name != newest.skeleton)
+            self._poorest = min(others, key=lambda name: self.known[name].best.fitness)
+        if newest.fitness < self.known[self._poorest].best.fitness:
+            del self.known[newest.skeleton]
+        else:
+            del self.known[self._poorest]
+            self._poorest = ""
 
     def tried(self, skeleton: str) -> None:
         """A child moved its numbers."""

@@ -16,7 +16,7 @@ from stepsmith.search.island import Island
 from stepsmith.search.niche import Niche
 from stepsmith.search.population import Member
 from stepsmith.search.strategies import Evolution
-from stepsmith.search.structures import _YOUNG, Structures
+from stepsmith.search.structures import _KEPT, _YOUNG, Structures
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -172,3 +172,15 @@ def test_copies_are_told_on_some_tasks_of_fitness_run_whole_or_on_all(tasks, sha
     stages = (Stage(tasks=tasks, share=share), Stage(tasks=("bytes_b64", "bytes")))
     config = SearchConfig(stages=stages)
     assert config.tells_copies(0) == tells and not config.tells_copies(1)
+
+
+def test_of_many_the_poorest_goes_and_of_equals_the_first_that_came():
+    random, structures, best = np.random.default_rng(4), Structures(), dict[str, float]()
+    for number in range(2_000):
+        name, fitness = f"structure {random.integers(3 * _KEPT)}", int(random.integers(50)) / 50
+        structures.add(Member(number, "", fitness, 1.0, 3, skeleton=name))
+        best[name] = max(fitness, best.get(name, 0.0))
+        if len(best) > _KEPT:
+            del best[min(best, key=best.get)]
+        assert {name: held.best.fitness for name, held in structures.known.items()} == best
+    assert len(best) == _KEPT
