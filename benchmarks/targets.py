@@ -113,14 +113,16 @@ def _cells(found: Validation, rule: str, ratio: float) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", default=TARGETS)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} [default: all]")
     parser.add_argument("--finds", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
+    if unknown := [name for name in given.targets if name not in TARGETS]:
+        parser.error(f"the pages hold {' and '.join(TARGETS)} alone, not {unknown[0]}")
     use_one_thread()
     console = Console()
     table = found_here() if given.finds else PUBLISHED
-    for name in given.targets:
+    for name in given.targets or TARGETS:
         found = measure(name, table.rules, given.workers, console)
         console.print(validation_table(found))
         write_page(found, table.folder(name))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..proxies.whole_file import replace_file
 from ..search.elites import Elite, pareto
+from .table import plain_table
 
 _TITLE = (
     "Hall of fame: speedup over tuned AdamW on fresh seeds (corrected 95% interval)\n"
@@ -40,12 +41,7 @@ def elite_rows(elites: Sequence[Elite]) -> list[dict[str, str]]:
 def elite_table(elites: Sequence[Elite]) -> Table:
     """The hall of fame: fitness is AdamW-equivalent steps over own steps, 1 is tuned AdamW."""
     rows = elite_rows(elites)
-    table = Table(title=_TITLE, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in rows[0] if rows else ():
-        table.add_column(name, no_wrap=True)
-    for row in rows:
-        table.add_row(*row.values())
-    return table
+    return plain_table(_TITLE, rows[0] if rows else (), [[*row.values()] for row in rows], no_wrap=True)
 
 
 def write_elites(folder: Path, elites: Sequence[Elite]) -> None:

@@ -14,6 +14,7 @@ from ..evaluator.statistics import Interval
 from ..evaluator.validation.funnel import Funnel, Journey, Stage
 from ..proxies.whole_file import replace_file
 from .page import rendered
+from .table import plain_table
 from .validation_plots import INK, drawing, svg_of
 
 if TYPE_CHECKING:
@@ -102,12 +103,7 @@ def _over_time(axes: Axes, points: list[_Point]) -> None:
 def funnel_table(found: Funnel, stages: Sequence[Stage]) -> Table:
     """A row for each path: speedup over tuned AdamW at each stage."""
     title = "speedup over AdamW, both tuned at each stage (95% interval); what is better in the mean goes on"
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns(stages):
-        table.add_column(name)
-    for journey in found.paths:
-        table.add_row(*funnel_row(journey, stages))
-    return table
+    return plain_table(title, columns(stages), [funnel_row(journey, stages) for journey in found.paths])
 
 
 def columns(stages: Sequence[Stage]) -> list[str]:

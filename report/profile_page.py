@@ -12,6 +12,7 @@ from ..evaluator.validation.profile import Profile, profiles
 from ..evaluator.validation.validate import Validation
 from ..proxies.whole_file import replace_file
 from .page import rendered
+from .table import plain_table
 from .validation_plots import drawing, glyphs, looks, ratios, svg_of
 
 _WITHIN = (1.0, 1.5, 2.0, 4.0)
@@ -47,12 +48,7 @@ def columns() -> list[str]:
 def profile_table(found: Mapping[str, Profile]) -> Table:
     """Shares of targets on which a contender gets to AdamW's final loss within a factor of the fastest's steps."""
     title = "share of targets on which AdamW's final loss is reached within so many times the fastest's steps"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns():
-        table.add_column(name)
-    for row in profile_rows(found):
-        table.add_row(*row)
-    return table
+    return plain_table(title, columns(), profile_rows(found))
 
 
 def write_profile(found: Mapping[str, Validation], path: Path) -> None:

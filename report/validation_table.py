@@ -7,6 +7,7 @@ from rich.table import Table
 from ..evaluator.validation.power_law import HIGHEST, LOWEST
 from ..evaluator.validation.speedup import Comparison
 from ..evaluator.validation.validate import ADAMW, Contender, Outcome, Validation
+from .table import plain_table
 
 COLUMNS = ("contender", "data", "speedup", "gap, nats", "sigmas", "p", "test loss", "metric", "to target", "diverged",
            "step", "state bytes")  # fmt: skip
@@ -66,7 +67,7 @@ def validation_table(found: Validation) -> Table:
         f"{found.target}, {found.preset}: speedup over tuned AdamW on the same seeds (95% interval)\n"
         "p: paired test, corrected for all contenders; step: time over AdamW's; state bytes: a parameter"
     )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table(title)
     rows = validation_rows(found)
     shown = [n for n in COLUMNS if n not in _ON_PAGE_ALONE and (n != "metric" or found.metric)]
     for name in shown:
