@@ -43,6 +43,7 @@ class _Seen(NamedTuple):
 
 _SCALINGS = 4  # an update that is no multiple of lr may meet its parent's scale after some
 _FARTHEST = 50.0  # nats by which a peak learning rate moves at once; lr hardly moves what asks for more
+_LEAST_SHARE = 0.125  # of its parent's scale, at which a child has the update of a donor
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
 
 
@@ -133,7 +134,7 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     program, edits = parent.program, list[str]()
     if random.random() < fold.config.tidy:
         program = numbers_folded(program)
-    both = mixed(program, donor.program) if donor is not None else None
+    both = _with_update(program, parent, donor, random) if donor is not None else None
     if donor is not None and both is not None:
         program, edits, length = both, [f"mix {donor.child}"], 0
     for _ in range(length):
@@ -143,6 +144,14 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     child = Child(number, round_, parent.child, "+".join(edits), "")
     scale = None if child.moves_numbers_alone else parent.rms
     return _finish(child, program, scale, known, fold.config.odd)
+
+
+def _with_update(program: Program, parent: Member, donor: Member, random: np.random.Generator) -> Program | None:
+    """The parent's program with the donor's update, which moves weights as far as the parent's own, or a share of that:
+    at the best rate of each by itself the poorer rule may drown the other.
+    """
+    share = math.exp(random.uniform(math.log(_LEAST_SHARE), 0.0))
+    return mixed(program, donor.program, share * parent.rms / donor.rms)
 
 
 def placed(new: Bred, niches: bool) -> Bred:

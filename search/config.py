@@ -112,7 +112,7 @@ class SearchConfig(BaseModel):
     )
     tune: float = Field(0.25, ge=0, le=1, description="share of children that move the numbers of a new structure")
     mix: float = Field(
-        0.05, ge=0, le=1, description="share of children that add the update of another niche's best to their parent's"
+        0.1, ge=0, le=1, description="share of children that add the update of another niche's best to their parent's"
     )
     tidy: float = Field(
         0.5, ge=0, le=1, description="share of children whose parent loses dead code and arithmetic on numbers"

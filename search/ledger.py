@@ -80,6 +80,11 @@ class Child:
         return set(self.kinds) == {"constant"}
 
     @property
+    def size(self) -> tuple[int, int]:
+        """States, and live statements."""
+        return self.state, self.statements
+
+    @property
     def scored(self) -> bool:
         """Whether it came through all stages on its own merit."""
         return self.fitness is not None and not self.reason

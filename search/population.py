@@ -16,7 +16,7 @@ from ..dsl import Program
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
-from .fittest import Fittest
+from .fittest import Fittest, worth
 from .hurdles import Hurdles
 from .island import Island
 from .ledger import Child
@@ -38,7 +38,7 @@ class Standing(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The first row that trained to certain losses, and the round that it is of."""
+    """A row that trained to certain losses and is smaller than all earlier ones, and the round that it is of."""
 
     round: int
     child: int
@@ -88,7 +88,7 @@ class Fold:
     homes: dict[Niche, Island] = field(default_factory=dict)
     fittest: Fittest = field(default_factory=Fittest)
     hurdles: Hurdles = field(init=False)
-    trained: dict[int, Trained] = field(default_factory=dict)  # by losses, where they tell copies
+    trained: dict[int, list[Trained]] = field(default_factory=dict)  # by losses, where they tell copies
     credit: Credit = field(default_factory=Credit)
     steps: int = 0
     rounds: int = 0
@@ -113,8 +113,9 @@ class Fold:
         return self.islands[int(np.searchsorted(shares, child * _GOLDEN % 1 * shares[-1], side="right"))]
 
     def donors(self, home: Island) -> list[Member]:
-        """The best of every other island."""
-        return [i.best for i in self.islands if i is not home and i.best is not None]
+        """What is worth most on every other island."""
+        fronts = [island.front for island in self.islands if island is not home and island.front]
+        return [max(front, key=lambda member: worth(member, self.config.parsimony)) for front in fronts]
 
     def _home(self, member: Member) -> Island:
         """Where a scored row will live."""
@@ -206,8 +207,9 @@ class Fold:
                 break  # many alike would set the hurdle at what they share
             self.hurdles.add(niche, stage, score)
             if self.config.tells_copies(stage) and score["fitness"] > LOWEST:
-                first = Trained(self.rounds, child.child, (child.state, child.statements))
-                self.trained.setdefault(losses_key(score["losses"]), first)
+                held = self.trained.setdefault(losses_key(score["losses"]), [])
+                if not held or child.size < held[-1].size:
+                    held.append(Trained(self.rounds, child.child, child.size))
             if score["dropped"]:
                 break  # what an audited child did later is no part of the hurdles
 

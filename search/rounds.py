@@ -55,7 +55,7 @@ class Round:
     children: list[Child]
     programs: dict[int, Program]  # of those that are trained, by position, at their best learning rate so far
     hurdles: dict[int, list[float]]  # of the same, what each must reach at each stage
-    trained: Mapping[int, Trained]  # the fold's, which grows: what is of round `folded` or later is not looked at
+    trained: Mapping[int, list[Trained]]  # the fold's, which grows: rows of round `folded` or later are not looked at
     folded: int  # rounds that the fold held which this one was bred from
     stage: int = 0
     look: int = 0
@@ -142,10 +142,9 @@ class Round:
         """Why a child goes no further that trained to the very losses of an earlier one and is no smaller: already at a
         quarter of the budget the end was the same in nine pairs of ten.
         """
-        first = self.trained.get(losses_key(score.losses)) if self.config.tells_copies(self.stage) else None
-        if first is None or first.round >= self.folded or (child.state, child.statements) < first.size:
-            return ""
-        return f"{REPEAT} {first.child} did"
+        held = self.trained.get(losses_key(score.losses), []) if self.config.tells_copies(self.stage) else []
+        known = [row for row in held if row.round < self.folded]
+        return f"{REPEAT} {known[-1].child} did" if known and child.size >= known[-1].size else ""
 
     def _drawn(self, child: Child) -> bool:
         """Whether a dropped child is trained to the end all the same; drawn by its number, not by chance."""

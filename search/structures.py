@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,6 @@ _KEPT = 200
 
 
 @dataclass
-class _Structure:
-    best: Member
-    tries: int = 0
-
-    def promise(self, parsimony: float) -> float:
-        """An upper confidence bound, as for the arm of a bandit (Auer et al. 2002)."""
-        return worth(self.best, parsimony) * (1 + _HOPE / math.sqrt(1 + self.tries))
-
-
-@dataclass
 class Structures:
     """The structures of an island, by skeleton.
 
@@ -40,14 +31,15 @@ class Structures:
     that began anew with every better one would be spent on what is tuned already, where better is luck.
     """
 
-    known: dict[str, _Structure] = field(default_factory=dict)
+    known: dict[str, Member] = field(default_factory=dict)  # the fittest of each
+    tries: Counter[str] = field(default_factory=Counter)  # once and for all, also of those that are known no more
     _poorest: str = field(default="", compare=False)  # once it was looked for, until it is gone or better
 
     def add(self, member: Member) -> None:
         """A scored row."""
-        held = self.known.setdefault(member.skeleton, _Structure(member))
-        if member.fitness > held.best.fitness:
-            held.best = member
+        held = self.known.setdefault(member.skeleton, member)
+        if member.fitness > held.fitness:
+            self.known[member.skeleton] = member
             self._poorest = "" if member.skeleton == self._poorest else self._poorest
         if len(self.known) > _KEPT:
             self._drop_poorest(member)
@@ -56,8 +48,8 @@ class Structures:
         """Of equals the first that came."""
         if not self._poorest:
             others = (name for name in self.known if name != newest.skeleton)
-            self._poorest = min(others, key=lambda name: self.known[name].best.fitness)
-        if newest.fitness < self.known[self._poorest].best.fitness:
+            self._poorest = min(others, key=lambda name: self.known[name].fitness)
+        if newest.fitness < self.known[self._poorest].fitness:
             del self.known[newest.skeleton]
         else:
             del self.known[self._poorest]
@@ -65,18 +57,21 @@ class Structures:
 
     def tried(self, skeleton: str) -> None:
         """A child moved its numbers."""
-        if skeleton in self.known:
-            self.known[skeleton].tries += 1
+        self.tries[skeleton] += 1
 
     def is_young(self, skeleton: str) -> bool:
         """Whether few have tuned it, or it was never scored."""
-        return skeleton not in self.known or self.known[skeleton].tries < _YOUNG
+        return self.tries[skeleton] < _YOUNG
 
     def draw(self, random: Generator, parsimony: float = 0.0) -> Member | None:
         """The best of a young structure, of some drawn the most promising; None where all are old."""
-        least = _NEAR * max((s.best.fitness for s in self.known.values()), default=0.0)
-        young = [s for s in self.known.values() if s.tries < _YOUNG and s.best.fitness >= least]
+        least = _NEAR * max((best.fitness for best in self.known.values()), default=0.0)
+        young = [b for b in self.known.values() if b.fitness >= least and self.is_young(b.skeleton)]
         if not young:
             return None
         drawn = (young[int(random.integers(len(young)))] for _ in range(_DRAWN))
-        return max(drawn, key=lambda structure: structure.promise(parsimony)).best
+        return max(drawn, key=lambda best: self._promise(best, parsimony))
+
+    def _promise(self, best: Member, parsimony: float) -> float:
+        """What a structure may yet be worth: less is hoped of what has had more tries, as of the arms of a bandit."""
+        return worth(best, parsimony) * (1 + _HOPE / math.sqrt(1 + self.tries[best.skeleton]))

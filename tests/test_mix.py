@@ -10,6 +10,7 @@ from stepsmith.discovered import load
 from stepsmith.dsl import Program
 from stepsmith.dsl.interpret import Interpreter
 from stepsmith.search.mix import mixed
+from stepsmith.search.mutate import MAX_STATEMENTS
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -19,9 +20,10 @@ from search_tools import MOMENTUM, children, search, small
 @pytest.mark.parametrize(
     ("name", "donor"), [("signum", "sgd"), ("signum", "signsgd"), ("adamw", "lion"), ("c_adamw", "rmsprop")]
 )
-def test_the_updates_are_added_and_the_states_are_those_of_the_program(name, donor):
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_the_updates_are_added_and_the_states_are_those_of_the_program(name, donor, share):
     program, other = load(name).with_own_lr(0.02), load(donor).with_own_lr(0.5)
-    both = mixed(program, other)
+    both = mixed(program, other, share)
     random = np.random.default_rng(1)
     w = random.standard_normal((4, 5))
     runners = [Interpreter(p, [w.shape]) for p in (both, program, other)]
@@ -30,7 +32,7 @@ def test_the_updates_are_added_and_the_states_are_those_of_the_program(name, don
         before = runners[1].states
         runners[2].states.update({index: before[index] for index in runners[2].states})
         total, own, added = (np.array(runner.step([w], [g], t=t)[0]) for runner in runners)
-        assert np.allclose(total, own + added, rtol=1e-12, atol=0)
+        assert np.allclose(total, own + share * added, rtol=1e-12, atol=0)
         assert all(np.array_equal(runners[0].states[i], runners[1].states[i]) for i in runners[1].states)
 
 
@@ -41,6 +43,13 @@ def test_a_donor_with_more_states_of_other_parameters_or_with_oracles_gives_noth
     assert mixed(Program.parse("def f(w, g, lr=0.0):\n  return lr * g"), load("sgd")) is None
 
 
+def test_what_is_longer_than_edits_may_make_a_program_is_not_mixed():
+    lines = "".join(f"  a = a + sin({k} * a)\n" for k in range(8))
+    one, other = (Program.parse(f"def f(w, g, lr=0.1):\n  a = g\n{lines}  return lr * {u}") for u in ("a", "sign(a)"))
+    assert len(one.statements) <= MAX_STATEMENTS < len(one.statements) + len(other.statements)
+    assert mixed(one, other) is None and mixed(one, load("signsgd")) is not None
+
+
 def test_children_are_mixed_with_the_best_of_another_niche(tmp_path):
     config = small(tmp_path, niches=True, mix=0.5)
     tmp_path.joinpath("signum.opt").write_text(MOMENTUM.replace("lr * m", "lr * sign(m)").replace("0.6", "0.1"))
@@ -48,7 +57,7 @@ def test_children_are_mixed_with_the_best_of_another_niche(tmp_path):
     fold = search(tmp_path / "run", config)
     rows = {row.child: row for row in children(tmp_path / "run")}
     of = [row for row in rows.values() if row.edit.startswith("mix ")]
-    assert len([row for row in of if row.parent is not None]) > 20
+    assert len(of) > 20 and len([row for row in of if row.parent is not None]) > 10
     for row in of:
         donor = rows[int(row.edit.removeprefix("mix "))]
         assert donor.child in fold.scored and donor.round <= row.round - config.delay
