@@ -51,13 +51,13 @@ def test_what_is_longer_than_edits_may_make_a_program_is_not_mixed():
 
 
 def test_children_are_mixed_with_the_best_of_another_niche(tmp_path):
-    config = small(tmp_path, niches=True, mix=0.5)
+    config = small(tmp_path, niches=True, mix=0.5, steps=10_000)
     tmp_path.joinpath("signum.opt").write_text(MOMENTUM.replace("lr * m", "lr * sign(m)").replace("0.6", "0.1"))
     config = config.model_copy(update={"start": (*config.start, str(tmp_path / "signum.opt"))})
     fold = search(tmp_path / "run", config)
     rows = {row.child: row for row in children(tmp_path / "run")}
     of = [row for row in rows.values() if row.edit.startswith("mix ")]
-    assert len(of) > 20 and len([row for row in of if row.parent is not None]) > 10
+    assert len(of) > 20 and sum(row.parent is not None for row in of) > 10
     for row in of:
         donor = rows[int(row.edit.removeprefix("mix "))]
         assert donor.child in fold.scored and donor.round <= row.round - config.delay
