@@ -10,11 +10,13 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify.exact import numbers_folded
+from stepsmith.search.breed import start_member
 from stepsmith.search.config import SearchConfig, Stage
 from stepsmith.search.fittest import skeleton
 from stepsmith.search.island import Island
+from stepsmith.search.ledger import Child
 from stepsmith.search.niche import Niche
-from stepsmith.search.population import Member
+from stepsmith.search.population import Fold, Member, losses_key
 from stepsmith.search.strategies import Evolution
 from stepsmith.search.structures import _KEPT, _YOUNG, Structures
 
@@ -184,3 +186,18 @@ def test_of_many_the_poorest_goes_and_of_equals_the_first_that_came():
             del best[min(best, key=best.get)]
         assert {name: held.fitness for name, held in structures.known.items()} == best
     assert len(best) == _KEPT
+
+
+def test_of_copies_the_smallest_is_remembered():
+    config = SearchConfig(stages=(Stage(tasks=("bytes",)), Stage(tasks=("bytes",))))
+    fold = Fold(config, [start_member(Program.parse(SIGN.format(lr=0.1)))])
+    score = {"fitness": 0.5, "losses": ((2.0,),), "speedups": ((0.5,),), "dropped": True}
+    sizes = (5, 6, 3, 4, 3, 2)
+    rows = [
+        Child(number, 0, None, "wire", "", scores=(score,), reason="dropped: stage 1", statements=size)
+        for number, size in enumerate(sizes)
+    ]
+    fold.add_round(rows)
+    assert [(row.child, row.size) for row in fold.trained[losses_key(score["losses"])]] == [
+        (0, (0, 5)), (2, (0, 3)), (5, (0, 2)),
+    ]  # fmt: skip
