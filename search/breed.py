@@ -22,7 +22,7 @@ from .mix import mixed
 from .mutate import MAX_STATEMENTS
 from .niche import niche_of
 from .population import Fold, Member
-from .statements import times_lr
+from .statements import shortened, times_lr
 from .strategies import Evolution
 
 
@@ -140,6 +140,7 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     for _ in range(length):
         program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)
+    program = shortened(program)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
     scale = None if child.moves_numbers_alone else parent.rms

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..dsl.errors import ProgramError
 from ..dsl.kind import Kind
 from ..dsl.kinds import check, infer, start_kinds
 from ..dsl.program import LR, Arg, Const, Program, Statement, rebuilt
+
+_DIGITS = 4  # of a number: one that moves by a thousandth changes no score that the next seed would not
 
 
 def kinds_at(program: Program, place: int) -> dict[int, Kind]:
@@ -54,13 +58,13 @@ def inserted(statements: Sequence[Statement], place: int, new: Statement) -> lis
 
 
 def times_lr(program: Program) -> Program | None:
-    """The program with an update that is multiplied by lr, if that is well formed."""
+    r"""The program with an update that is multiplied by lr, if that is well formed."""
     made = Statement(fresh(program), "multiply", (LR, program.returns[0]))
     return edited(program, [*program.statements, made], (made.target, *program.returns[1:]))
 
 
 def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg, ...] | None = None) -> Program | None:
-    """The program with other statements, if that is well formed."""
+    r"""The program with other statements, if that is well formed."""
     ends = program.returns if returns is None else returns
     child = rebuilt(program, statements, ends)
     try:
@@ -68,3 +72,29 @@ def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg
     except ProgramError:
         return None
     return child
+
+
+def shortened(program: Program) -> Program:
+    r"""The program with its numbers, the peak learning rate apart, to as many digits as a search can tell.
+
+    Products of numbers of seventeen digits are no numbers that a float prints, so that what is written with them cannot
+    be simplified exactly; with four it can, and reads well.
+
+    >>> rule = Program.parse("def f(w, g, m, lr=0.1, beta=0.99512345):\n  m = beta * m + 0.7182818 * g\n"
+    ...                      "  return lr * m, m")
+    >>> print(shortened(rule), end="")
+    def f(w, g, m, lr=0.1, beta=0.995123):
+        m = beta * m + 0.7183 * g
+        return lr * m, m
+    """
+    short = [
+        s._replace(args=tuple(Const(_short(a.value)) if isinstance(a, Const) else a for a in s.args))
+        for s in program.statements
+    ]
+    return replace(program, statements=tuple(short), hypers=tuple(map(_short, program.hypers)))
+
+
+def _short(value: float) -> float:
+    """To four digits, and to four of the distance to 1, which is what a rate of decay is about."""
+    near = min(abs(value), abs(1 - abs(value))) or abs(value)
+    return round(value, _DIGITS - 1 - math.floor(math.log10(near))) if near and math.isfinite(near) else value

@@ -14,8 +14,10 @@ from stepsmith.dsl import OPS, SPACES, Const, Kind, Program, check
 from stepsmith.dsl.keys import structural_key
 from stepsmith.dsl.kinds import infer, start_kinds
 from stepsmith.dsl.program import PROGRESS, T, W
+from stepsmith.dsl.simplify import simplify
 from stepsmith.dsl.uses import without_dead
 from stepsmith.search.mutate import MAX_STATEMENTS, Mutator
+from stepsmith.search.statements import shortened
 
 
 def generator(*key: int) -> np.random.Generator:
@@ -274,3 +276,20 @@ def test_without_dead_code_a_program_does_the_same_in_fewer_statements_and_keeps
 def test_a_state_that_nothing_reads_stays_and_keeps_its_value():
     rule = "def f(w, g, m, lr=0.1):\n  x = g * g\n  m = interp(x, m, 0.9)\n  y = sign(m)\n  return lr * g, m"
     assert str(without_dead(Program.parse(rule))).split("\n")[1:] == ["    return lr * g, m", ""]
+
+
+def test_with_few_digits_numbers_fold():
+    one = "def f(w, g, lr):\n  a = 155.62909817494 * lr\n  return interp(a * g, a * (g + g), 0.10435216752916716)"
+    long, short = Program.parse(one), shortened(Program.parse(one))
+    assert [x for _, x in short.constants()][1:] == [155.6, 0.1044]
+    assert len(simplify(short).statements) == 1 < len(simplify(long).statements)
+
+
+@pytest.mark.parametrize(
+    ("value", "short"),
+    [(0.0, 0.0), (1.0, 1.0), (-1.0, -1.0), (0.99995123, 0.99995123), (0.999951234, 0.99995123), (-0.7182818, -0.7183),
+     (6.358744e-09, 6.359e-09), (402.174966, 402.2), (1e300, 1e300), (5e-324, 5e-324), (float("inf"), float("inf"))],
+)  # fmt: skip
+def test_four_digits_of_a_number_and_of_its_distance_to_one_stay(value, short):
+    program = Program.parse("def f(w, g, lr, beta=0.5):\n  return lr * g * beta")
+    assert shortened(replace(program, hypers=(value,))).hypers == (short,)

@@ -171,6 +171,13 @@ def test_a_child_moves_weights_as_far_as_its_parent_unless_only_a_number_changed
             assert of.rms == pytest.approx(scale(source(rows, rows[number])), rel=1e-9)
 
 
+def test_numbers_of_children_have_four_digits_of_themselves_or_of_their_distance_to_one(run):
+    _, rows, _ = run
+    numbers = [x for row in rows.values() if not row.is_start for _, x in [*parsed(row).constants()][1:] if x]
+    long = [x for x in numbers if not any(float(f"{y:.4g}") == pytest.approx(y, abs=1e-14) for y in (x, 1 - abs(x)))]
+    assert len(numbers) > 100 and not long
+
+
 def test_a_child_depends_on_its_number_and_the_fold_alone(run):
     _, _, fold = run
     strategy = Evolution(fold.config)
