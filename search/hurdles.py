@@ -55,6 +55,8 @@ class Hurdles:
 
     def _when_judged(self, stage: int, score: Mapping[str, Any]) -> float:
         """A score as it stood when the hurdle was met: where there are two looks, on the seeds of the first."""
+        if stage + 1 < len(self.config.stages):
+            return float(score["fitness"])
         first, *others = self.config.looks(stage)
         if not others or not score["speedups"]:
             return float(score["fitness"])
