@@ -102,11 +102,11 @@ def _row(number: int, round_: int, text: str, random: np.random.Generator) -> Ch
     state, elastic = (int(random.integers(3)) for _ in range(2))
     common = Child(number, round_, parent, "wire+insert", program, statements=30, state=state, elastic=elastic)
     if draw < 0.25:
-        return Child(**vars(common) | {"reason": "rejected: no update"})
+        return replace(common, reason="rejected: no update")
     common = replace(common, skeleton=f"{int(random.integers(4 * number + 1)):016x}")
     identity = f"{int(random.integers(2**62)):032x}:{int(random.integers(9))}"
     if draw < 0.3:
-        return Child(**vars(common) | {"identity": identity, "alias_of": 0, "rms": 1.0})
+        return replace(common, identity=identity, alias_of=0, rms=1.0)
     stages = len(DEFAULT_STAGES) if draw > 0.8 else int(random.integers(1, len(DEFAULT_STAGES)))
     fitness = float(random.random())
     scores = tuple(
@@ -114,10 +114,10 @@ def _row(number: int, round_: int, text: str, random: np.random.Generator) -> Ch
         for _ in range(stages)
     )
     done = stages == len(DEFAULT_STAGES)
-    return Child(**vars(common) | {
-        "identity": identity, "rms": 1.0, "scores": scores, "final": program, "steps": 400, "operations": 30.0,
-        "fitness": fitness if done else None, "reason": "" if done else f"dropped: stage {stages}",
-    })  # fmt: skip
+    return replace(
+        common, identity=identity, rms=1.0, scores=scores, final=program, steps=400, operations=30.0,
+        fitness=fitness if done else None, reason="" if done else f"dropped: stage {stages}",
+    )  # fmt: skip
 
 
 def _in_a_process(script: str, run: Path) -> dict[str, float]:

@@ -60,9 +60,9 @@ class Fittest:
     parsimony: float = 0.0
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
 
-    def add(self, child: Child, niche: Niche) -> None:
+    def add(self, child: Child) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
-        kept = self.by_niche.setdefault(niche, [])
+        kept = self.by_niche.setdefault(Niche(child.state, child.elastic), [])
         alike = [c for c in kept if c.skeleton == child.skeleton]
         if len(alike) == _ALIKE and self._rank(child) > self._rank(alike[-1]):
             return

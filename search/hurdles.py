@@ -26,6 +26,11 @@ class Hurdles:
 
     config: SearchConfig
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
+    first_seeds: dict[int, int] = field(init=False)  # how many the first look has, at stages that have two
+
+    def __post_init__(self) -> None:
+        looks = map(self.config.looks, range(len(self.config.stages)))
+        self.first_seeds = {stage: len(first.seeds) for stage, (first, *others) in enumerate(looks) if others}
 
     def add(self, niche: Niche, stage: int, score: Mapping[str, Any]) -> None:
         """A score, as a row has it."""
@@ -55,9 +60,7 @@ class Hurdles:
 
     def _when_judged(self, stage: int, score: Mapping[str, Any]) -> float:
         """A score as it stood when the hurdle was met: where there are two looks, on the seeds of the first."""
-        if stage + 1 < len(self.config.stages):
+        seeds = self.first_seeds.get(stage)
+        if seeds is None or not score["speedups"]:
             return float(score["fitness"])
-        first, *others = self.config.looks(stage)
-        if not others or not score["speedups"]:
-            return float(score["fitness"])
-        return geometric_mean([s for row in score["speedups"] for s in row[: len(first.seeds)]])
+        return geometric_mean([s for row in score["speedups"] for s in row[:seeds]])

@@ -212,7 +212,7 @@ class Ledger:
     def best(self) -> Child | None:
         """The row that the search ranks first of those that came through all stages on their own merit."""
         parsimony = json.loads(self.meta()["config"]).get("parsimony", 0.0)  # older searches had none
-        ranked = (
+        ranked = (  # by worth, as `Fittest` ranks
             "WHERE fitness IS NOT NULL AND reason = '' ORDER BY fitness / (1 + ? * statements) DESC, statements, "
             "child LIMIT 1"
         )

@@ -197,7 +197,7 @@ class Fold:
             rms = child.rms * child.lr_factor
             stages = tuple(score["fitness"] for score in child.scores)
             self.scored[child.child] = Standing(child.fitness, stages, rms, niche, sys.intern(child.skeleton))
-            self.fittest.add(child, Niche(child.state, child.elastic))
+            self.fittest.add(child)
         if child.steps and child.parent is not None:
             before = self.scored[child.parent].fitness if child.parent in self.scored else math.inf
             self.credit.add(child.kinds, (child.fitness or 0.0) > before and not child.reason)

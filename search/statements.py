@@ -58,13 +58,13 @@ def inserted(statements: Sequence[Statement], place: int, new: Statement) -> lis
 
 
 def times_lr(program: Program) -> Program | None:
-    r"""The program with an update that is multiplied by lr, if that is well formed."""
+    """The program with an update that is multiplied by lr, if that is well formed."""
     made = Statement(fresh(program), "multiply", (LR, program.returns[0]))
     return edited(program, [*program.statements, made], (made.target, *program.returns[1:]))
 
 
 def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg, ...] | None = None) -> Program | None:
-    r"""The program with other statements, if that is well formed."""
+    """The program with other statements, if that is well formed."""
     ends = program.returns if returns is None else returns
     child = rebuilt(program, statements, ends)
     try:

@@ -12,7 +12,6 @@ from stepsmith.search.config import read_config
 from stepsmith.search.elites import hall_of_fame
 from stepsmith.search.fittest import _ALIKE, _KEPT, Fittest, front, skeleton
 from stepsmith.search.ledger import Child
-from stepsmith.search.niche import Niche
 from stepsmith.search.population import Fold
 
 MOMENTUM = "def f(w, g, m, lr={lr}):\n  m = interp(g, m, {beta})\n  return lr * m, m"
@@ -40,7 +39,7 @@ def test_a_hall_of_fame_shows_one_of_those_whose_shortest_forms_differ_in_number
     ]
     fold = Fold(read_config(None, {}), [])
     for child in rows:
-        fold.fittest.add(child, Niche(child.state))
+        fold.fittest.add(child)
     assert [child.child for child in hall_of_fame(fold, 3)] == [1, 3]
 
 
@@ -51,7 +50,7 @@ def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
     rows = [*tuned, other]
     random.Random(1).shuffle(rows)
     for child in rows:
-        fittest.add(child, Niche(child.state))
+        fittest.add(child)
     assert numbers(fittest) == [19, 18, 17, 20]
 
 
@@ -60,9 +59,9 @@ def test_the_order_of_rows_does_not_matter():
     rows = [row(k, text, fitness=(k * 37 % 80) / 80) for k, text in enumerate(texts)]
     one, other = Fittest(), Fittest()
     for child in rows:
-        one.add(child, Niche(child.state))
+        one.add(child)
     for child in reversed(rows):
-        other.add(child, Niche(child.state))
+        other.add(child)
     assert numbers(one) == numbers(other) and len(numbers(one)) == 2 * _ALIKE
 
 
@@ -76,7 +75,7 @@ def test_what_is_shorter_than_all_that_is_fitter_is_kept():
     ]
     fittest = Fittest()
     for child in [*short, *rows]:
-        fittest.add(child, Niche(0))
+        fittest.add(child)
     assert front(fittest) == [rows[-1], short[2], short[0]]
     assert len(numbers(fittest)) == _KEPT
 
@@ -87,7 +86,7 @@ def test_no_more_are_kept_than_are_wanted():
     fittest, many = Fittest(), len(updates)
     for k, update in enumerate(updates):
         child = row(k, f"def f(w, g, lr=0.1):\n  return lr * {update}", fitness=k / many, state=0)
-        fittest.add(child, Niche(0))
+        fittest.add(child)
     assert numbers(fittest) == list(range(many - 1, many - 1 - _KEPT, -1))
 
 

@@ -30,7 +30,6 @@ from stepsmith.search.config import ConfigError, SearchConfig, Stage, valid_conf
 from stepsmith.search.elites import Elite, _candidates, fresh_seeds, on_fresh_seeds, pareto, rescore
 from stepsmith.search.fittest import skeleton
 from stepsmith.search.ledger import Child, LedgerError
-from stepsmith.search.niche import Niche
 from stepsmith.search.population import Fold
 from stepsmith.search.programs import load_any
 from stepsmith.search.shares import shares
@@ -82,7 +81,7 @@ def test_of_rows_that_train_to_the_same_losses_one_is_raced():
     for number, update in enumerate(("g", "max(g, g)", "sign(g)", "abs(g)")):
         fitness = 1.0 if number < 2 else 0.5 + number / 10
         child = Child(number, 0, None, "", "", final=text.format(update), fitness=fitness, skeleton=update)
-        fold.fittest.add(child, Niche(child.state))
+        fold.fittest.add(child)
     assert [c.child for c in _candidates(fold)] == [0, 3, 2]
 
 
