@@ -59,10 +59,19 @@ class Fittest:
 
     parsimony: float = 0.0
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
+    _shortest: dict[Niche, int] = field(default_factory=dict)  # live statements of the shortest that is kept
 
     def add(self, child: Child) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
-        kept = self.by_niche.setdefault(Niche(child.state, child.elastic), [])
+        niche = Niche(child.state, child.elastic)
+        kept = self.by_niche.setdefault(niche, [])
+        is_last = len(kept) == _KEPT and self._rank(child) > self._rank(kept[-1])
+        if is_last and child.statements >= self._shortest[niche]:
+            return  # most of a long search: what follows looks at every one that is kept
+        self._enter(child, kept)
+        self._shortest[niche] = min(c.statements for c in kept)
+
+    def _enter(self, child: Child, kept: list[Child]) -> None:
         alike = [c for c in kept if c.skeleton == child.skeleton]
         if len(alike) == _ALIKE and self._rank(child) > self._rank(alike[-1]):
             return

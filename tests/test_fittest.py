@@ -73,11 +73,12 @@ def test_what_is_shorter_than_all_that_is_fitter_is_kept():
         row(900 + k, f"def f(w, g, lr=0.1):\n  return lr * {update}", k, 0)
         for k, update in enumerate(("g", "-g", "sign(g)"))
     ]
-    fittest = Fittest()
-    for child in [*short, *rows]:
-        fittest.add(child)
-    assert front(fittest) == [rows[-1], short[2], short[0]]
-    assert len(numbers(fittest)) == _KEPT
+    for order in ([*short, *rows], [*reversed(rows), *reversed(short)]):
+        fittest = Fittest()
+        for child in order:
+            fittest.add(child)
+        assert front(fittest) == [rows[-1], short[2], short[0]]
+        assert len(numbers(fittest)) == _KEPT
 
 
 def test_no_more_are_kept_than_are_wanted():
