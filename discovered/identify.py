@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-import numpy as np
-
 from ..dsl import Program
 from ..dsl.flow import flow
-from ..dsl.interpret import Interpreter
 from ..dsl.keys import behaviour_key, form_scale, form_shape, key, structural_key
-from ..dsl.probe import MATRICES, TYPICAL, probe
+from ..dsl.likeness import Action, action, likeness
 from ..dsl.program import Const
 from ..dsl.simplify import TooLarge, normalised
 from ..dsl.transforms import SCALES, cautious
@@ -55,8 +52,8 @@ def identify(program: Program) -> Identity:
     r"""What is known of a rule: the strongest of five claims.
 
     Equal to a catalogued rule or its cautious variants, at any peak learning rate, by `key`; equal times a
-    constant, by `key`; of its canonical form with other constants; alike on the probe; or the rule whose updates on
-    the probe point most nearly the same way. Beside it the families to which the rule belongs.
+    constant, by `key`; of its canonical form with other constants; alike on the probe; or the rule whose updates point
+    most nearly the same way. Beside it the families to which the rule belongs.
 
     >>> print(identify(Program.parse("def f(w, g, m, lr):\n  m = 0.9 * m + g\n  return lr * m / sqrt(m * m), m")))
     signum
@@ -187,26 +184,12 @@ def _differences(form: Program, rule: Program) -> str:
 
 
 def _nearest(program: Program) -> Identity:
-    """The rule whose updates on the probe have the largest mean cosine with the program's."""
-    mine = _updates(program)
-    best, title = -1.0, ""
-    for entry in entries():
-        if not entry.program.schedule:
-            cosine = _cosine(mine, _updates(entry.program))
-            if cosine > best:
-                best, title = cosine, entry.name
-    return Identity(NEAREST, title, f"mean cosine of the updates {best:.3f} on the probe")
+    """The rule that acts most nearly as the program does."""
+    mine = action(program)
+    best, title = max((likeness(mine, acts), title) for title, acts in _actions().items())
+    return Identity(NEAREST, title, f"cosine of the updates {best:.3f} on gradients as in training")
 
 
 @cache
-def _updates(program: Program) -> np.ndarray:
-    """Flat updates at the typical steps of the probe, on matrices."""
-    runner = Interpreter(program, MATRICES)
-    steps = [runner.step(*step) for step in probe(MATRICES)]
-    return np.stack([np.concatenate([np.ravel(np.asarray(u, float)) for u in steps[i]]) for i in TYPICAL])
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    with np.errstate(all="ignore"):
-        each = np.sum(a * b, axis=1) / np.sqrt(np.sum(a * a, axis=1) * np.sum(b * b, axis=1))
-    return float(np.mean(np.where(np.isfinite(each), each, 0.0)))
+def _actions() -> dict[str, Action]:
+    return {entry.name: action(entry.program) for entry in entries() if not entry.program.schedule}

@@ -12,6 +12,7 @@ from itertools import islice
 
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
+from ..dsl.likeness import Action, action, likeness
 from ..dsl.simplify import simplify
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import TUNED, Score, Trial
@@ -28,6 +29,7 @@ _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task
 _PER_NICHE = 2
 _STATES = 2  # at most, of a niche whose best is shown whatever its rank
 _CANDIDATES = 32
+ALIKE = 0.98  # the likeness above which two rules are one with ornaments
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def rescore(
 
 
 def hall_of_fame(fold: Fold, count: int) -> list[Child]:
-    """The fittest rows that differ in structure, as the search ranks them; nothing is trained."""
+    """The fittest rows that differ in structure and act unlike, as the search ranks them; nothing is trained."""
     return list(islice(_unlike(fold.fittest), count))
 
 
@@ -156,12 +158,18 @@ def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: in
 
 
 def _unlike(ranked: Iterable[Child]) -> Iterator[Child]:
-    """The first of those with as many states whose shortest forms differ in numbers alone: the best is to be seen."""
+    """What differs from all before it in more than numbers, and acts otherwise than those of no more states."""
     seen: set[tuple[int, str]] = set()
+    shown: list[tuple[int, Action]] = []
     for child in ranked:
-        like = child.state, skeleton(simplify(Program.parse(child.final)))
-        if like not in seen:
+        program = Program.parse(child.final)
+        like = child.state, skeleton(simplify(program))
+        if like in seen:
+            continue
+        acts = action(program)
+        if all(likeness(acts, other) <= ALIKE for states, other in shown if states <= child.state):
             seen.add(like)
+            shown.append((child.state, acts))
             yield child
 
 

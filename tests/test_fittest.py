@@ -43,6 +43,20 @@ def test_a_hall_of_fame_shows_one_of_those_whose_shortest_forms_differ_in_number
     assert [child.child for child in hall_of_fame(fold, 3)] == [1, 3]
 
 
+def test_a_hall_of_fame_shows_one_of_those_that_act_alike_and_the_one_that_keeps_less():
+    ornate = "def f(w, g, m, lr=0.1):\n  m = interp(g, m, 0.9)\n  return lr * (sign(m) + {} * g), m"
+    rows = [
+        row(1, SIGN.format(lr=0.1, beta=0.9), 0.9, state=2),
+        row(2, ornate.format(0.001), 0.8, state=2),
+        row(3, ornate.format(0.002), 0.7, state=1),
+        row(4, ornate.format(50), 0.6, state=2),
+    ]
+    fold = Fold(read_config(None, {}), [])
+    for child in rows:
+        fold.fittest.add(child)
+    assert [child.child for child in hall_of_fame(fold, 4)] == [1, 3, 4]
+
+
 def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():
     fittest = Fittest()
     tuned = [row(k, MOMENTUM.format(lr=0.1 + k, beta=0.5 + k / 100), fitness=k) for k in range(20)]
