@@ -29,6 +29,7 @@ _APART = 0.05  # two rates differ that are further apart than this, relative to 
 _FLIPPED = 1 / 8  # share of the elements whose gradient vanishes
 _VANISHING = 1e-5  # what is left of it
 _DAMPED = 0.5  # an update against its gradient that is no more than this of one with it is held back
+_PAST = -0.02  # a mask that a number near 1 makes, as sign(m) + 1.01 sign(g), may leave that of the gradient
 _MOST = 0.9  # share of the elements that must agree: a mask's mean over a tensor moves a little with every element
 
 
@@ -49,8 +50,9 @@ def families(program: Program) -> tuple[Family, ...]:
     lion: the update, where it is not 0, is a sign of a sum of gradient and momentum, at one rate, and the momentum, its
     only state of a parameter's shape, an average at another (Chen et al. 2023, arXiv:2302.06675). cautious: where a
     gradient's sign is against the update, and next to nothing else of it is left, the update is at most half of what it
-    is where signs agree, by one factor for all elements (Liang et al. 2024, arXiv:2411.16085). A decay of the weights
-    does not matter; that it is there is said.
+    is where signs agree, by one factor for all elements (Liang et al. 2024, arXiv:2411.16085), or a fiftieth of it the
+    gradient's way, where a number near 1 makes the mask. A decay of the weights does not matter; that it is there is
+    said.
 
     >>> from .catalogue import load
     >>> [str(family) for family in families(load("lion"))]
@@ -231,7 +233,7 @@ def _cautious(program: Program) -> Family | None:
     agrees = (larger * np.where(first, sign, -sign) > 0)[moved]
     share = smaller[moved] / larger[moved]
     at = float(np.median(share))
-    held = agrees & (share >= 0) & (share <= _DAMPED) & (np.abs(share - at) <= 0.05)
+    held = agrees & (share >= _PAST) & (share <= _DAMPED) & (np.abs(share - at) <= 0.05)
     if held.mean() < _MOST or len(np.unique(np.sign(larger[moved][held]))) < 2:  # the sign of a gradient alone
         return None
     return Family("cautious", f"updates against the gradient at {at:.3g}, {steps.decay(tiny, states)}")
