@@ -29,7 +29,7 @@ _APART = 0.05  # two rates differ that are further apart than this, relative to 
 _FLIPPED = 1 / 8  # share of the elements whose gradient vanishes
 _VANISHING = 1e-5  # what is left of it
 _DAMPED = 0.5  # an update against its gradient that is no more than this of one with it is held back
-_PAST = -0.02  # a mask that a number near 1 makes, as sign(m) + 1.01 sign(g), may leave that of the gradient
+_PAST = -0.02  # what a mask that a number near 1 makes may leave of the gradient: sign(m) + 1.04 sign(g)
 _MOST = 0.9  # share of the elements that must agree: a mask's mean over a tensor moves a little with every element
 
 
@@ -236,4 +236,4 @@ def _cautious(program: Program) -> Family | None:
     held = agrees & (share >= _PAST) & (share <= _DAMPED) & (np.abs(share - at) <= 0.05)
     if held.mean() < _MOST or len(np.unique(np.sign(larger[moved][held]))) < 2:  # the sign of a gradient alone
         return None
-    return Family("cautious", f"updates against the gradient at {at:.3g}, {steps.decay(tiny, states)}")
+    return Family("cautious", f"updates against the gradient at {max(at, 0.0):.3g}, {steps.decay(tiny, states)}")

@@ -184,12 +184,23 @@ def _differences(form: Program, rule: Program) -> str:
 
 
 def _nearest(program: Program) -> Identity:
-    """The rule that acts most nearly as the program does."""
-    mine = action(program)
-    best, title = max((likeness(mine, acts), title) for title, acts in _actions().items())
-    return Identity(NEAREST, title, f"cosine of the updates {best:.3f} on gradients as in training")
+    """The rule that acts most nearly as the program does, by its own part; of equals the plainest."""
+    mine = _own_action(program)
+    near = {title: round(likeness(mine, acts), 3) for title, acts in _actions().items()}
+    title = max(near, key=near.__getitem__)
+    if not near[title] > 0:
+        return Identity(NEAREST, "")
+    return Identity(NEAREST, title, f"cosine of the updates {near[title]:.3f} on gradients as in training")
 
 
 @cache
 def _actions() -> dict[str, Action]:
-    return {entry.name: action(entry.program) for entry in entries() if not entry.program.schedule}
+    """Of known rules, the plainest first: what keeps its states in a codec acts as what does not."""
+    rules = {entry.name: entry.program for entry in entries() if not entry.program.schedule}
+    plain = sorted(rules, key=lambda name: (len(rules[name].statements), any(s.codec for s in rules[name].states)))
+    return {name: _own_action(rules[name]) for name in plain}
+
+
+def _own_action(program: Program) -> Action:
+    """Of the program's own part, whatever parameters it claims and inputs it reads."""
+    return action(replace(program, roles=(), fallback=None))._replace(asks=())

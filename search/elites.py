@@ -29,7 +29,8 @@ _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task
 _PER_NICHE = 2
 _STATES = 2  # at most, of a niche whose best is shown whatever its rank
 _CANDIDATES = 32
-ALIKE = 0.98  # the likeness above which two rules are one with ornaments
+_ALIKE = 0.98  # the likeness above which two rules are one with ornaments
+_TUNINGS = 3  # of rules that are one: the fittest of many alike is so by luck
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,14 @@ def _dominates(a: Elite, b: Elite) -> bool:
 
 
 def _candidates(fold: Fold) -> list[Child]:
-    """The fittest rows, and the fittest of each niche; of those that trained to the very same losses one."""
+    """The fittest rows, few of them alike, and the fittest of each niche; of those that trained to the very same losses
+    one.
+    """
     apart: dict[tuple[int, float | None], Child] = {}
     for child in fold.fittest:  # of equals the earlier comes first
         apart.setdefault((child.state, child.fitness), child)
-    return _with_niches(list(apart.values()), fold.fittest.niches(), _CANDIDATES, _PER_NICHE)
+    unlike = list(_unlike(apart.values(), _TUNINGS, simplified=False))
+    return _with_niches(unlike, fold.fittest.niches(), _CANDIDATES, _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
@@ -157,20 +161,42 @@ def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: in
     return [c for c in ranked if c.child in chosen]
 
 
-def _unlike(ranked: Iterable[Child]) -> Iterator[Child]:
-    """What differs from all before it in more than numbers, and acts otherwise than those of no more states."""
-    seen: set[tuple[int, str]] = set()
-    shown: list[tuple[int, Action]] = []
+def _unlike(ranked: Iterable[Child], most: int = 1, simplified: bool = True) -> Iterator[Child]:
+    """Rows, but those for which `most` of them that rank before stand; the first of each niche in any case.
+
+    Simplified they show more that differ in numbers alone, at a third of a second each.
+    """
+    found: list[_Rule] = []
+    niches: set[Niche] = set()
     for child in ranked:
-        program = Program.parse(child.final)
-        like = child.state, skeleton(simplify(program))
-        if like in seen:
-            continue
-        acts = action(program)
-        if all(likeness(acts, other) <= ALIKE for states, other in shown if states <= child.state):
-            seen.add(like)
-            shown.append((child.state, acts))
+        rule, niche = _Rule.of(child, simplified), Niche(child.state, child.elastic)
+        if niche not in niches or sum(other.stands_for(rule) for other in found) < most:
+            found.append(rule)
+            niches.add(niche)
             yield child
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What tells whether a row shows something that another has not."""
+
+    states: int
+    statements: int
+    skeleton: str
+    action: Action
+
+    @staticmethod
+    def of(child: Child, simplified: bool) -> _Rule:
+        program = Program.parse(child.final)
+        program = simplify(program) if simplified else program
+        return _Rule(child.state, len(program.statements), skeleton(program), action(program))
+
+    def stands_for(self, other: _Rule) -> bool:
+        """Whether the other differs in numbers alone, or acts alike, keeps no less and is no shorter."""
+        if self.states == other.states and self.skeleton == other.skeleton:
+            return True
+        costs_more = self.states > other.states or self.statements > other.statements
+        return not costs_more and likeness(self.action, other.action) > _ALIKE
 
 
 def held_out_scores(

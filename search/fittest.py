@@ -59,7 +59,9 @@ class Fittest:
 
     parsimony: float = 0.0
     by_niche: dict[Niche, list[Child]] = field(default_factory=dict)
-    _shortest: dict[Niche, int] = field(default_factory=dict)  # live statements of the shortest that is kept
+    _shortest: dict[Niche, int] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # live statements of the shortest that is kept
 
     def add(self, child: Child) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""

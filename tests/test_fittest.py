@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -43,18 +44,30 @@ def test_a_hall_of_fame_shows_one_of_those_whose_shortest_forms_differ_in_number
     assert [child.child for child in hall_of_fame(fold, 3)] == [1, 3]
 
 
-def test_a_hall_of_fame_shows_one_of_those_that_act_alike_and_the_one_that_keeps_less():
-    ornate = "def f(w, g, m, lr=0.1):\n  m = interp(g, m, 0.9)\n  return lr * (sign(m) + {} * g), m"
-    rows = [
-        row(1, SIGN.format(lr=0.1, beta=0.9), 0.9, state=2),
-        row(2, ornate.format(0.001), 0.8, state=2),
-        row(3, ornate.format(0.002), 0.7, state=1),
-        row(4, ornate.format(50), 0.6, state=2),
-    ]
+ORNATE = "def f(w, g, m, lr=0.1):\n  m = interp(g, m, 0.9)\n  return lr * (sign(m) + {} * g), m"
+
+
+def hall(*rows: Child) -> list[int]:
     fold = Fold(read_config(None, {}), [])
     for child in rows:
         fold.fittest.add(child)
-    assert [child.child for child in hall_of_fame(fold, 4)] == [1, 3, 4]
+    return [child.child for child in hall_of_fame(fold, len(rows))]
+
+
+def test_a_hall_of_fame_shows_one_of_those_that_act_alike_and_the_one_that_keeps_less():
+    plain, ornate = SIGN.format(lr=0.1, beta=0.9), ORNATE.format(0.001)
+    rows = [row(1, plain, 0.9, state=2), row(2, ornate, 0.8, state=2), row(3, ornate, 0.7, state=1)]
+    assert hall(*rows, row(4, ORNATE.format(50), 0.6, state=2)) == [1, 3, 4]
+
+
+def test_a_rule_is_shown_beside_a_better_one_that_is_the_same_with_ornaments():
+    assert hall(row(1, ORNATE.format(0.001), 0.9), row(2, SIGN.format(lr=0.1, beta=0.9), 0.8)) == [1, 2]
+
+
+def test_the_first_of_a_niche_is_shown_whatever_acts_like_it():
+    longer = ORNATE.format(0.001)
+    rows = [row(1, SIGN.format(lr=0.1, beta=0.9), 0.9), row(2, longer, 0.8), row(3, longer, 0.7)]
+    assert hall(*(replace(r, elastic=int(r.child > 1)) for r in rows)) == [1, 2]
 
 
 def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():

@@ -83,5 +83,17 @@ def test_lion_with_other_constants_and_the_scaling_of_a_mask():
 def test_what_nobody_knows_has_a_neighbour():
     strange = Program.parse("def f(w, g, m, lr):\n m = interp(tanh(g), m, 0.7)\n return lr * arctan(m) + 0.0 * w, m")
     found = identify(strange)
-    assert found.how == "nearest" and "cosine" in found.detail
+    assert (found.how, found.rule) == ("nearest", "nesterov") and "cosine" in found.detail
     assert FIRST
+
+
+def test_of_neighbours_that_are_equally_near_the_shortest_is_named():
+    """8 bits of a state, or a clip of a gradient that is below it, hardly change an update."""
+    adam = "def f(w, g, m, v, lr, t):\n m = interp(g, m, 0.9)\n v = interp(g * g, v, 0.999)\n"
+    bent = " u = m / (1 - 0.9 ** t) / (sqrt(v / (1 - 0.999 ** t)) + 1e-8)\n return lr * (u + 1e-6 * arctan(u)), m, v"
+    assert identify(Program.parse(adam + bent)).rule == "adamw"
+
+
+def test_what_is_not_finite_has_no_neighbour():
+    wild = Program.parse("def f(w, g, m, lr, t):\n m = interp(g, m, 0.7)\n return lr * m * exp(1e6 * t), m")
+    assert str(identify(wild)) == "nothing known"
