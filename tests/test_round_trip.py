@@ -10,7 +10,7 @@ from stepsmith.dsl import SPACES, Const, Program, Statement, build
 from stepsmith.dsl.program import FIRST, LR, G
 
 
-@pytest.mark.parametrize("chunk", range(4))
+@pytest.mark.parametrize("chunk", [pytest.param(i, marks=[pytest.mark.slow] if i else []) for i in range(4)])
 def test_random_programs_survive_their_text(random_programs, chunk):
     for program in random_programs[chunk::4]:
         text = str(program)
