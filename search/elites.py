@@ -6,30 +6,28 @@ in float32 whatever the search trained in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
-from ..dsl.likeness import Action, action, likeness
-from ..dsl.simplify import simplify
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import TUNED, Score, Trial
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
-from .fittest import front, skeleton
+from .fittest import front
 from .ledger import Child
 from .niche import Niche
 from .population import Fold
+from .unlike import unlike
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
 _PER_NICHE = 2
 _STATES = 2  # at most, of a niche whose best is shown whatever its rank
 _CANDIDATES = 32
-_ALIKE = 0.98  # the likeness above which two rules are one with ornaments
 _TUNINGS = 3  # of rules that are one: the fittest of many alike is so by luck
 
 
@@ -73,8 +71,8 @@ def rescore(
     states = [c.state for c in candidates]
     picking = Trial(tasks, seeds=pick, decay=decay)
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], picking, count, states)
-    unlike = list(_unlike(candidates[i] for i in order))
-    chosen = _with_niches(unlike, fold.fittest.niches(), count)
+    apart = list(unlike(candidates[i] for i in order))
+    chosen = _with_niches(apart, fold.fittest.niches(), count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = on_fresh_seeds(fold, dispatcher, chosen, look, before)
@@ -91,7 +89,7 @@ def rescore(
 
 def hall_of_fame(fold: Fold, count: int) -> list[Child]:
     """The fittest rows that differ in structure and act unlike, as the search ranks them; nothing is trained."""
-    return list(islice(_unlike(fold.fittest), count))
+    return list(islice(unlike(fold.fittest), count))
 
 
 def on_fresh_seeds(
@@ -142,8 +140,8 @@ def _candidates(fold: Fold) -> list[Child]:
     apart: dict[tuple[int, float | None], Child] = {}
     for child in fold.fittest:  # of equals the earlier comes first
         apart.setdefault((child.state, child.fitness), child)
-    unlike = list(_unlike(apart.values(), _TUNINGS, simplified=False))
-    return _with_niches(unlike, fold.fittest.niches(), _CANDIDATES, _PER_NICHE)
+    ranked = list(unlike(apart.values(), _TUNINGS, simplified=False))
+    return _with_niches(ranked, fold.fittest.niches(), _CANDIDATES, _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
@@ -159,44 +157,6 @@ def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: in
     order = dict.fromkeys(c.child for c in [*ranked[:1], *firsts, *(c for c in ranked if c.child in short), *ranked])
     chosen = list(order)[:count]
     return [c for c in ranked if c.child in chosen]
-
-
-def _unlike(ranked: Iterable[Child], most: int = 1, simplified: bool = True) -> Iterator[Child]:
-    """Rows, but those for which `most` of them that rank before stand; the first of each niche in any case.
-
-    Simplified they show more that differ in numbers alone, at a third of a second each.
-    """
-    found: list[_Rule] = []
-    niches: set[Niche] = set()
-    for child in ranked:
-        rule, niche = _Rule.of(child, simplified), Niche(child.state, child.elastic)
-        if niche not in niches or sum(other.stands_for(rule) for other in found) < most:
-            found.append(rule)
-            niches.add(niche)
-            yield child
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """What tells whether a row shows something that another has not."""
-
-    states: int
-    statements: int
-    skeleton: str
-    action: Action
-
-    @staticmethod
-    def of(child: Child, simplified: bool) -> _Rule:
-        program = Program.parse(child.final)
-        program = simplify(program) if simplified else program
-        return _Rule(child.state, len(program.statements), skeleton(program), action(program))
-
-    def stands_for(self, other: _Rule) -> bool:
-        """Whether the other differs in numbers alone, or acts alike, keeps no less and is no shorter."""
-        if self.states == other.states and self.skeleton == other.skeleton:
-            return True
-        costs_more = self.states > other.states or self.statements > other.statements
-        return not costs_more and likeness(self.action, other.action) > _ALIKE
 
 
 def held_out_scores(
