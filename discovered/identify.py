@@ -188,7 +188,7 @@ def _nearest(program: Program) -> Identity:
     mine = _own_action(program)
     near = {title: round(likeness(mine, acts), 3) for title, acts in _actions().items()}
     title = max(near, key=near.__getitem__)
-    if not near[title] > 0:
+    if near[title] <= 0:
         return Identity(NEAREST, "")
     return Identity(NEAREST, title, f"cosine of the updates {near[title]:.3f} on gradients as in training")
 

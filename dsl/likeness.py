@@ -8,6 +8,7 @@ or neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -33,20 +34,25 @@ class Action(NamedTuple):
 
     asks: tuple[object, ...]
     updates: tuple[NDArray[np.float64], ...]
+    squares: NDArray[np.float64]  # sums of each of them: one rule is compared with many
 
 
 def action(program: Program) -> Action:
     """The updates of a program; of one with a route each part acts on all tensors."""
-    parts = [replace(part, roles=()) for part in program.parts()]
-    asks = tuple(_asks(alone, part.roles) for alone, part in zip(parts, program.parts(), strict=True))
-    found = [quarter for part in parts for quarter in _updates(part)]
+    parts = program.parts()
+    found = [quarter for part in parts for quarter in _updates(replace(part, roles=()))]
     largest = max(float(np.abs(x).max()) for x in found)
-    return Action(asks, tuple(x / (largest or 1.0) for x in found))
+    scaled = tuple(x / (largest or 1.0) for x in found)
+    return Action(tuple(map(_asks, parts)), scaled, _dots(scaled, scaled))
 
 
-def _asks(program: Program, roles: tuple[str, ...]) -> tuple[object, ...]:
+def _dots(one: Sequence[NDArray[np.float64]], other: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.array([np.vdot(a, b) for a, b in zip(one, other, strict=True)])
+
+
+def _asks(program: Program) -> tuple[object, ...]:
     live = flow(program)
-    return roles, live.reads(W), tuple(pair for pair in program.periods if live.reads(pair[0]))
+    return program.roles, live.reads(W), tuple(pair for pair in program.periods if live.reads(pair[0]))
 
 
 def _updates(program: Program) -> list[NDArray[np.float64]]:
@@ -73,11 +79,8 @@ def likeness(one: Action, other: Action) -> float:
     """
     if one.asks != other.asks:
         return 0.0
-    pairs = ((one, other), (one, one), (other, other))
-    dots, squares, others = (
-        np.array([np.vdot(a, b) for a, b in zip(x.updates, y.updates, strict=True)]) for x, y in pairs
-    )
-    dots, squares, others = (np.append(x, x.sum()) for x in (dots, squares, others))
+    each = (_dots(one.updates, other.updates), one.squares, other.squares)
+    dots, squares, others = (np.append(x, x.sum()) for x in each)
     with np.errstate(all="ignore"):
         cosines = dots / np.sqrt(squares * others)
     still = (squares == 0).astype(int) + (others == 0)

@@ -6,7 +6,7 @@ in float32 whatever the search trained in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -72,7 +72,7 @@ def rescore(
     picking = Trial(tasks, seeds=pick, decay=decay)
     order = race(dispatcher, [Program.parse(c.final) for c in candidates], picking, count, states)
     apart = list(unlike(candidates[i] for i in order))
-    chosen = _with_niches(apart, fold.fittest.niches(), count)
+    chosen = _with_niches(apart, count)
     programs = [Program.parse(c.final) for c in chosen]
     tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
     shown = on_fresh_seeds(fold, dispatcher, chosen, look, before)
@@ -141,16 +141,16 @@ def _candidates(fold: Fold) -> list[Child]:
     for child in fold.fittest:  # of equals the earlier comes first
         apart.setdefault((child.state, child.fitness), child)
     ranked = list(unlike(apart.values(), _TUNINGS, simplified=False))
-    return _with_niches(ranked, fold.fittest.niches(), _CANDIDATES, _PER_NICHE)
+    return _with_niches(ranked, _CANDIDATES, _PER_NICHE)
 
 
-def _with_niches(ranked: Sequence[Child], niches: Mapping[int, Niche], count: int, each: int = 1) -> list[Child]:
+def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:
     """`count` in rank order: `each` of every niche of up to two states, the niche of the best first, in at most half of
     the places; then of those niches what is shorter than all that is better, then the next best.
     """
     by_niche: dict[Niche, list[Child]] = {}
     for child in ranked:
-        by_niche.setdefault(niches[child.child], []).append(child)
+        by_niche.setdefault(child.niche, []).append(child)
     shown = [rows for niche, rows in by_niche.items() if niche.states <= _STATES]  # as their best rank
     firsts = [c for rows in shown for c in rows[:each]][: (count + 1) // 2]
     short = {c.child for rows in shown for c in front(rows)}

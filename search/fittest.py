@@ -65,13 +65,12 @@ class Fittest:
 
     def add(self, child: Child) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
-        niche = Niche(child.state, child.elastic)
-        kept = self.by_niche.setdefault(niche, [])
+        kept = self.by_niche.setdefault(child.niche, [])
         is_last = len(kept) == _KEPT and self._rank(child) > self._rank(kept[-1])
-        if is_last and child.statements >= self._shortest[niche]:
+        if is_last and child.statements >= self._shortest[child.niche]:
             return  # most of a long search: what follows looks at every one that is kept
         self._enter(child, kept)
-        self._shortest[niche] = min(c.statements for c in kept)
+        self._shortest[child.niche] = min(c.statements for c in kept)
 
     def _enter(self, child: Child, kept: list[Child]) -> None:
         alike = [c for c in kept if c.skeleton == child.skeleton]
@@ -94,10 +93,6 @@ class Fittest:
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, the first worth most."""
         return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=self._rank))
-
-    def niches(self) -> dict[int, Niche]:
-        """The niche of each row that is kept."""
-        return {child.child: niche for niche, kept in self.by_niche.items() for child in kept}
 
     def best_of_niches(self) -> list[Child]:
         """The fittest of each niche, fewest states first."""

@@ -18,6 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .niche import Niche
+
 START = "start"  # the edit of a program that the search began with
 FORMAT = 3  # of the tables; a ledger of another number is refused
 
@@ -83,6 +85,11 @@ class Child:
     def size(self) -> tuple[int, int]:
         """States, and live statements."""
         return self.state, self.statements
+
+    @property
+    def niche(self) -> Niche:
+        """What it competes with, where niches have populations of their own."""
+        return Niche(self.state, self.elastic)
 
     @property
     def scored(self) -> bool:

@@ -155,7 +155,7 @@ class Fold:
 
     def niche(self, child: Child) -> Niche:
         """Whom a child competes with: all, or its own kind."""
-        return Niche(child.state, child.elastic) if self.config.niches else Niche(0)
+        return child.niche if self.config.niches else Niche(0)
 
     def hurdles_of(self, child: Child) -> list[float]:
         """The score that a child must reach to leave each stage."""

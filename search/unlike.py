@@ -23,10 +23,10 @@ def unlike(ranked: Iterable[Child], most: int = 1, simplified: bool = True) -> I
     found: list[_Rule] = []
     niches: set[Niche] = set()
     for child in ranked:
-        rule, niche = _Rule.of(child, simplified), Niche(child.state, child.elastic)
-        if niche not in niches or sum(other.stands_for(rule) for other in found) < most:
+        rule = _Rule.of(child, simplified)
+        if child.niche not in niches or sum(other.stands_for(rule) for other in found) < most:
             found.append(rule)
-            niches.add(niche)
+            niches.add(child.niche)
             yield child
 
 
