@@ -96,3 +96,14 @@ def _random_programs(count: int) -> tuple[Program, ...]:
 def random_programs() -> tuple[Program, ...]:
     """20,000 distinct ends of edit chains from the start programs, in both spaces."""
     return _random_programs(20_000)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`chunks(count, quick)`: a long check of `examples[chunk]`, part by part; all but the quick are slow."""
+    for marker in metafunc.definition.iter_markers("chunks"):
+        count, quick = marker.args
+        chunks = [
+            pytest.param(slice(i, None, count), id=str(i), marks=[pytest.mark.slow] if i >= quick else [])
+            for i in range(count)
+        ]
+        metafunc.parametrize("chunk", chunks)

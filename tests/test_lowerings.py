@@ -186,16 +186,11 @@ def population_state(
 
 # --- the claims -------------------------------------------------------------------------------------------
 
-CHUNKS = 20
-QUICK = CHUNKS // 4  # the others are slow
 
-
-@pytest.mark.parametrize(
-    "chunk", [pytest.param(i, marks=[pytest.mark.slow] if i >= QUICK else []) for i in range(CHUNKS)]
-)
+@pytest.mark.chunks(20, 5)
 def test_lowerings_agree_with_the_interpreter(random_programs, chunk):
     """Torch and the population engine, on all the random programs; no excuse for more than a few elements."""
-    programs = random_programs[chunk::CHUNKS]
+    programs = random_programs[chunk]
     elements = excused = 0
     for start in range(0, len(programs), 50):
         some = programs[start : start + 50]

@@ -10,9 +10,9 @@ from stepsmith.dsl import SPACES, Const, Program, Statement, build
 from stepsmith.dsl.program import FIRST, LR, G
 
 
-@pytest.mark.parametrize("chunk", [pytest.param(i, marks=[pytest.mark.slow] if i else []) for i in range(4)])
+@pytest.mark.chunks(4, 1)
 def test_random_programs_survive_their_text(random_programs, chunk):
-    for program in random_programs[chunk::4]:
+    for program in random_programs[chunk]:
         text = str(program)
         again = Program.parse(text)
         assert again == program, text

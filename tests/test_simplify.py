@@ -94,14 +94,9 @@ def test_rules_have_names_of_their_own():
 # --- programs -------------------------------------------------------------------------------------------
 
 
-#: The first of several parts of a long test; the others are slow.
-EIGHTHS = [pytest.param(i, marks=[pytest.mark.slow] if i else []) for i in range(8)]
-
-
-@pytest.mark.parametrize("chunk", EIGHTHS)
+@pytest.mark.chunks(8, 1)
 def test_random_programs_do_the_same_when_simplified(random_programs, chunk):
-    for number in range(chunk, len(random_programs), 320):
-        program = random_programs[number]
+    for number, program in list(enumerate(random_programs[::40]))[chunk]:
         bitwise, short = exact(program), simplify(program)
         assert len(short.statements) <= len(program.statements)
         assert len(short.states) <= len(program.states)
@@ -247,10 +242,10 @@ def test_equal_pairs_have_one_canonical_form():
     assert forms >= 285 and keys >= 205 and either >= 220
 
 
-@pytest.mark.parametrize("chunk", EIGHTHS)
+@pytest.mark.chunks(8, 1)
 def test_near_misses_are_kept_apart(chunk):
     """Keys leave the scale of the update aside; the search adds it to them."""
-    pairs = written_pairs("unlike")[chunk::8]
+    pairs = written_pairs("unlike")[chunk]
     assert len(pairs) >= 50
     merged = [what for what, a, b in pairs if canonical(a) == canonical(b)]
     assert not merged

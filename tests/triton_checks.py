@@ -32,7 +32,6 @@ from stepsmith.dsl.to_triton import interpret_libdevice, triton_step
 SIZES = ((1,), (3,), (1000,), (4097,), (64, 65))
 FUSABLE = {e.name: e.program for e in entries() if fusable(e.program) and not e.program.schedule}
 SHORT = ((3,), (2050,))
-CHUNKS = 2
 
 
 @cache
@@ -133,9 +132,9 @@ def test_reduction(name, special):
     np.testing.assert_allclose(got, wanted, rtol=1e-13)
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.chunks(2, 2)
 def test_random_programs(chunk):
-    programs = [p for p in _random_programs(1200)[10::20] if fusable(p)][chunk::CHUNKS]
+    programs = [p for p in _random_programs(1200)[10::20] if fusable(p)][chunk]
     excused = 0
     for program in programs:
         run, rows = Run(program, STEPS[0].w), []
