@@ -39,7 +39,7 @@ RUNS = Path("runs", "rediscovery")
 FAMILIES = ("lion", "cautious")
 SEED = 472  # the first
 STARTS = {"momentum": "momentum", "adamw": "adamw@bytes_b64"}
-_HALL = 20  # programs that differ in structure and act unlike, as the search ranks them
+HALL = 20  # programs that differ in structure and act unlike, as the search ranks them
 _HALL_VERSION = 2  # changes with what a hall shows of a run, and with what the families are
 
 
@@ -97,7 +97,7 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
     with closing(ledger), clock:
         fold = run_search(ledger, config, dispatcher, progress=ticks)
         rows, code = list(ledger.children()), ledger.meta()["commit"]
-    fame = hall_of_fame(fold, _HALL)
+    fame = hall_of_fame(fold, HALL)
     texts = {row.child: str(simplify(Program.parse(row.final))) for row in fame}
     of = {name: row.child for row in reversed(fame) for name in names_of(texts[row.child])}
     shown = [row for row in fame if row.child in {fame[0].child, *of.values()}]
@@ -127,7 +127,7 @@ def first_of_each(rows: list[Child], seconds: Mapping[str, float]) -> dict[str, 
 def digest(config: SearchConfig) -> str:
     """Tells apart what was run, search and hall of fame; start, seed, strategy and steps stand beside it."""
     text = config.model_copy(update={"seed": 0, "start": (), "strategy": "", "steps": None}).model_dump_json()
-    text += f"{SEARCH_VERSION} {_HALL} {_HALL_VERSION}"
+    text += f"{SEARCH_VERSION} {HALL} {_HALL_VERSION}"
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 

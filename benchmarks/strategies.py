@@ -2,25 +2,32 @@
 
 Each finished search appends a line to benchmarks/results/strategies.jsonl; the same command goes on from there and
 prints the table. A search's result is the program that picking seeds choose among its eight fittest, shown on
-further seeds.
+further seeds, and which families its hall of fame holds (benchmarks/rediscovery.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import tempfile
-from collections.abc import Collection, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from rediscovery import FAMILIES, HALL, names_of
+
+from stepsmith.dsl import Program
+from stepsmith.dsl.keys import Behaviour, structural_key
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import make_executor
 from stepsmith.evaluator.json_lines import JsonLines
+from stepsmith.search import breed
 from stepsmith.search.config import SearchConfig
-from stepsmith.search.elites import best_on_fresh_seeds
+from stepsmith.search.elites import best_on_fresh_seeds, hall_of_fame
 from stepsmith.search.run import SEARCH_VERSION, create_run, run_search
 
 _FITNESS = SearchConfig().stages[-1].model_copy(update={"drop": 0.0})
@@ -42,6 +49,20 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no parsimony": {"parsimony": 0.0},
     "adapt": {"adapt": True},
     "edits 4": {"edits": 4.0},
+    "no scale": {},
+    "key of text": {},
+}
+
+
+def _by_text(program: Program, seen: Behaviour) -> str:
+    """Repeats are found by live code and scale, not by what it does on the probe."""
+    return f"{structural_key(program)}:{round(2 * math.log2(seen.rms))}"
+
+
+#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
+REPLACED: dict[str, dict[str, Callable[..., object]]] = {
+    "no scale": {"kept_scale": lambda now, scale: now},
+    "key of text": {"identity": _by_text},
 }
 RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 
@@ -51,17 +72,26 @@ def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher
     config = SearchConfig.model_validate({"seed": seed, "steps": steps, "start": (start,)} | VARIANTS[strategy])
     with tempfile.TemporaryDirectory() as folder:
         ledger = create_run(Path(folder), config)
-        fold = run_search(ledger, config, dispatcher)
+        with replaced(strategy):
+            fold = run_search(ledger, config, dispatcher)
         seconds = ledger.seconds()
         ledger.close()
     found = best_on_fresh_seeds(fold, dispatcher)
+    families = {name for row in hall_of_fame(fold, HALL) for name in names_of(row.final)}
     return {
         "strategy": strategy, "seed": seed, "budget": steps, "start": start, "version": SEARCH_VERSION,
         "steps": fold.steps,
-        "children": fold.children, "worker_seconds": round(seconds),
+        "children": fold.children, "repeats": fold.counts["alias"], "worker_seconds": round(seconds),
         "in_search": fold.best.fitness if fold.best else None,
         "unseen": found.fitness if found else None, "program": str(found.program) if found else None,
+        "families": sorted(families),
     }  # fmt: skip
+
+
+def replaced(strategy: str) -> AbstractContextManager[object]:
+    """The search with the functions of a variant in the place of its own; children are bred in this process."""
+    functions = REPLACED.get(strategy)
+    return mock.patch.multiple(breed, **functions) if functions else nullcontext()
 
 
 def key(strategy: str, seed: int, steps: int, start: str, version: int = SEARCH_VERSION) -> str:
@@ -74,14 +104,18 @@ def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
     """Medians over seeds of this version's searches, as text."""
-    lines = [f"{'strategy':12} {'seeds':>5} {'median':>7}  speedup over tuned AdamW on unseen seeds, each search"]
+    header = f"{'strategy':14} {'seeds':>5} {'median':>7} {'Lion':>5} {'cautious':>8} {'repeats':>7}"
+    lines = [f"{header}  speedup over tuned AdamW on unseen seeds, each search"]
     for strategy in VARIANTS:
         wanted = (strategy, budget, start, SEARCH_VERSION)
         some = [r for r in rows if (r["strategy"], r["budget"], r["start"], r.get("version")) == wanted]
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
             each = " ".join(f"{v:.3f}" for v in values)
-            lines.append(f"{strategy:12} {len(values):5} {statistics.median(values):7.3f}  {each}")
+            lion, cautious = (sum(name in r["families"] for r in some) for name in FAMILIES)
+            repeats = sum(r["repeats"] for r in some) / sum(r["children"] for r in some)
+            median = f"{statistics.median(values):7.3f}"
+            lines.append(f"{strategy:14} {len(some):5} {median} {lion:5} {cautious:8} {repeats:7.0%}  {each}")
     return "\n".join(lines)
 
 

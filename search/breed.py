@@ -75,7 +75,7 @@ def _scales_with_lr(live: Flow) -> bool:
     return last is not None and last.op == "multiply" and reads == 1 and LR in last.args and not kept
 
 
-def _kept(now: _Seen, scale: float) -> _Seen | None:
+def kept_scale(now: _Seen, scale: float) -> _Seen | None:
     """The program at a scale of the update. Where lr does not move the scale, as in sign(lr m), the update is
     multiplied by lr; None where no learning rate makes it finite.
     """
@@ -177,7 +177,7 @@ def _finish(child: Child, program: Program, scale: float | None, known: Mapping[
     if not _moves(seen):
         return rejected("no update" if seen.rms == 0 else "not finite on the probe")
     if scale is not None:
-        kept = _kept(_Seen(program, live, seen), scale)
+        kept = kept_scale(_Seen(program, live, seen), scale)
         if kept is None:
             return rejected("no learning rate fits")
         program, live, seen = kept

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.dsl.keys import behaviour
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
 from stepsmith.evaluator.json_lines import JsonLines
@@ -21,6 +23,7 @@ from stepsmith.evaluator.settings import written_settings
 from stepsmith.evaluator.train import Run
 from stepsmith.evaluator.validation.protocol import Settled
 from stepsmith.proxies import stack, task
+from stepsmith.search import breed
 from stepsmith.search.course import Course, Look
 from stepsmith.search.ledger import Child
 
@@ -160,10 +163,34 @@ def test_the_gpu_section_on_populations_runs(bench, monkeypatch):
 # --- searches and targets ---------------------------------------------------------------------------------
 
 
+def test_variants_are_without_the_part_of_the_search_that_they_are_named_for(bench):
+    """A child that doubles its update keeps its parent's scale; one that does as an earlier row is its repeat."""
+    updates = ("lr * g", "lr * g + lr * g", "lr * (g + g)")
+    parent, double, twice = (Program.parse(f"def f(w, g, lr=0.1):\n  return {update}") for update in updates)
+
+    def rows():
+        scale, known = behaviour(parent).rms, {}
+        first, second = (finished(program, scale, known) for program in (double, twice))
+        return first.rms / scale, second.alias_of
+
+    def finished(program, scale, known):
+        row = breed._finish(Child(len(known), 0, None, "wire", ""), program, scale, known, odd=True).child
+        breed.remember(known, row)
+        return row
+
+    replaced = bench("strategies").replaced
+    assert rows() == (pytest.approx(1), 0)
+    with replaced("no scale"):
+        assert rows() == (pytest.approx(2), 0)
+    with replaced("key of text"):
+        assert rows() == (pytest.approx(1), None)
+    assert rows() == (pytest.approx(1), 0)
+
+
 def test_a_rediscovery_is_recorded_with_its_course(bench, monkeypatch, tmp_path):
     rediscovery = bench("rediscovery")
     monkeypatch.setattr(rediscovery, "RUNS", tmp_path)
-    monkeypatch.setattr(rediscovery, "_HALL", 2)
+    monkeypatch.setattr(rediscovery, "HALL", 2)
     outcome = rediscovery.run("momentum", "evolution", 1, small(tmp_path, steps=4_000), Dispatcher(Inline()))
     key, again = rediscovery.parsed(json.loads(json.dumps(asdict(outcome))))
     assert again == outcome and key.startswith("momentum evolution 1 ")
@@ -175,7 +202,7 @@ def test_a_rediscovery_that_goes_on_counts_at_its_longest(bench, monkeypatch, tm
     rediscovery = bench("rediscovery")
     monkeypatch.setattr(rediscovery, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(rediscovery, "RECORD", tmp_path / "rediscovery.jsonl")
-    monkeypatch.setattr(rediscovery, "_HALL", 2)
+    monkeypatch.setattr(rediscovery, "HALL", 2)
     small(tmp_path, steps=6_000)
     lines = []
     for steps in ("3000", "6000", "6000", "3000"):  # the last two have what they ask for
