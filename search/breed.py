@@ -22,7 +22,7 @@ from .mix import mixed
 from .mutate import MAX_STATEMENTS
 from .niche import niche_of
 from .population import Fold, Member
-from .statements import shortened, times_lr
+from .statements import shortened, times_lr, with_hypers_of
 from .strategies import Evolution
 
 
@@ -125,11 +125,11 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     """Child `number`, checked and keyed; trainable, rejected with a reason, or an alias of an earlier row.
 
     The child keeps its parent's update scale: its peak lr is multiplied so that the RMS of its update on the
-    probe equals the parent's, unless the edit was to a number.
+    probe equals the parent's, unless the edit was to a number; with the hyperparameters of a model, the model's.
     """
     random = np.random.Generator(np.random.Philox(key=[fold.config.seed, number]))
     home = fold.island(number)
-    parent, mutator, length, donor = strategy.plan(home, fold.donors(home), random)
+    parent, mutator, length, donor, model = strategy.plan(home, fold.donors(home), random)
     weights = fold.credit.weights(mutator.weights) if fold.config.adapt else None
     program, edits = parent.program, list[str]()
     if random.random() < fold.config.tidy:
@@ -137,13 +137,16 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     both = _with_update(program, parent, donor, random) if donor is not None else None
     if donor is not None and both is not None:
         program, edits, length = both, [f"mix {donor.child}"], 0
+    if model is not None:
+        program, edits = with_hypers_of(program, model.program), [f"constant {model.child}"]
     for _ in range(length):
         program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)
     program = shortened(program)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
-    scale = None if child.moves_numbers_alone else parent.rms
+    kept = None if child.moves_numbers_alone else parent.rms
+    scale = kept if model is None else model.rms
     return _finish(child, program, scale, known, fold.config.odd)
 
 

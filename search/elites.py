@@ -6,9 +6,10 @@ in float32 whatever the search trained in.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from ..dsl import Program
 from ..dsl.cost import Cost, cost
@@ -17,10 +18,10 @@ from ..evaluator.fitness import TUNED, Score, Trial
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
-from .fittest import front
+from .fittest import front, worth
 from .ledger import Child
 from .niche import Niche
-from .population import Fold
+from .population import Fold, favour
 from .unlike import unlike
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
@@ -88,8 +89,25 @@ def rescore(
 
 
 def hall_of_fame(fold: Fold, count: int) -> list[Child]:
-    """The fittest rows that differ in structure and act unlike, as the search ranks them; nothing is trained."""
-    return list(islice(unlike(fold.fittest), count))
+    """The fittest rows that differ in structure and act unlike, as the search ranks them; nothing is trained.
+
+    Of each niche there is one, then as many as its share of the children comes to (Adams' method): rules that the
+    search keeps apart do not crowd each other out here.
+    """
+    parsimony = fold.config.parsimony
+    left = {niche: unlike(rows) for niche, rows in fold.fittest.by_niche.items()}
+    shares = {niche: favour(worth(rows[0], parsimony)) for niche, rows in fold.fittest.by_niche.items()}
+    seats = Counter[Niche]()
+    found: list[Child] = []
+    while left and len(found) < count:
+        niche = max(left, key=lambda n: (shares[n] / seats[n] if seats[n] else math.inf, shares[n]))
+        row = next(left[niche], None)
+        if row is None:
+            del left[niche]
+            continue
+        found.append(row)
+        seats[niche] += 1
+    return sorted(found, key=fold.fittest.rank)
 
 
 def on_fresh_seeds(

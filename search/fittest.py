@@ -66,7 +66,7 @@ class Fittest:
     def add(self, child: Child) -> None:
         """Enters a scored row, if it is among the fittest of its niche and of its skeleton."""
         kept = self.by_niche.setdefault(child.niche, [])
-        is_last = len(kept) == _KEPT and self._rank(child) > self._rank(kept[-1])
+        is_last = len(kept) == _KEPT and self.rank(child) > self.rank(kept[-1])
         if is_last and child.statements >= self._shortest[child.niche]:
             return  # most of a long search: what follows looks at every one that is kept
         self._enter(child, kept)
@@ -74,9 +74,9 @@ class Fittest:
 
     def _enter(self, child: Child, kept: list[Child]) -> None:
         alike = [c for c in kept if c.skeleton == child.skeleton]
-        if len(alike) == _ALIKE and self._rank(child) > self._rank(alike[-1]):
+        if len(alike) == _ALIKE and self.rank(child) > self.rank(alike[-1]):
             return
-        insort(kept, child, key=self._rank)
+        insort(kept, child, key=self.rank)
         if len(alike) == _ALIKE:
             self._drop(kept, alike[-1])
         if len(kept) > _KEPT:
@@ -84,15 +84,15 @@ class Fittest:
             self._drop(kept, next(c for c in reversed(kept) if c.child not in short))
 
     def _drop(self, kept: list[Child], child: Child) -> None:
-        del kept[bisect_left(kept, self._rank(child), key=self._rank)]  # ranks differ, and comparing rows is slow
+        del kept[bisect_left(kept, self.rank(child), key=self.rank)]  # ranks differ, and comparing rows is slow
 
-    def _rank(self, child: Child) -> tuple[float, int, int]:
+    def rank(self, child: Child) -> tuple[float, int, int]:
         """Of what is worth the same the shorter, then the earlier."""
         return -worth(child, self.parsimony), child.statements, child.child
 
     def __iter__(self) -> Iterator[Child]:
         """All that are kept, the first worth most."""
-        return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=self._rank))
+        return iter(sorted((c for kept in self.by_niche.values() for c in kept), key=self.rank))
 
     def best_of_niches(self) -> list[Child]:
         """The fittest of each niche, fewest states first."""

@@ -73,7 +73,7 @@ class Child:
 
     @property
     def kinds(self) -> list[str]:
-        """The kind of each edit; of a mixing the donor stands behind it."""
+        """The kind of each edit; the row that an update or hyperparameters came of stands behind it."""
         return [edit.partition(" ")[0] for edit in self.edit.split("+")]
 
     @property

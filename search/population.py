@@ -45,6 +45,11 @@ class Trained(NamedTuple):
     size: tuple[int, int]  # states, statements
 
 
+def favour(best: float) -> float:
+    """How many children a niche has whose best is so good, to those of another."""
+    return best**_FAVOUR
+
+
 def losses_key(losses: Sequence[Sequence[float]]) -> int:
     """Of finite floats alone, whose hash is the same always."""
     return hash(tuple(map(tuple, losses)))
@@ -109,7 +114,7 @@ class Fold:
             return self.islands[child % len(self.islands)]
         if best is None or self.config.strategy == "random":  # which begins with the starts alone
             return self.islands[0]
-        shares = np.cumsum([(i.best.fitness / best.fitness) ** _FAVOUR if i.best else 1 for i in self.islands])
+        shares = np.cumsum([favour(i.best.fitness / best.fitness) if i.best else 1 for i in self.islands])
         return self.islands[int(np.searchsorted(shares, child * _GOLDEN % 1 * shares[-1], side="right"))]
 
     def donors(self, home: Island) -> list[Member]:

@@ -74,6 +74,21 @@ def edited(program: Program, statements: Sequence[Statement], returns: tuple[Arg
     return child
 
 
+def with_hypers_of(program: Program, model: Program) -> Program:
+    r"""The program with the hyperparameters of another, where it has some of the same names.
+
+    >>> rule = Program.parse("def f(w, g, m, lr=0.1, beta=0.9, share=0.5):\n  m = beta * m + share * g\n"
+    ...                      "  return lr * m, m")
+    >>> model = Program.parse("def f(w, g, m, lr=0.2, beta=0.8):\n  m = interp(g, m, beta)\n  return lr * m, m")
+    >>> with_hypers_of(rule, model).hypers
+    (0.8, 0.5)
+    """
+    theirs = {model.name_of(model.first_hyper + i): value for i, value in enumerate(model.hypers)}
+    names = (program.name_of(program.first_hyper + i) for i in range(len(program.hypers)))
+    taken = (theirs.get(name, value) for name, value in zip(names, program.hypers, strict=True))
+    return replace(program, hypers=tuple(taken))
+
+
 def shortened(program: Program) -> Program:
     r"""The program with its numbers, the peak learning rate apart, to as many digits as a search can tell.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CHAIN = 6  # mean length of a random chain
 _NUMBERS = 2  # mean number of constants that tuning moves at once
+_TAKEN = 0.5  # share of tuning that gives to a structure that was never tuned the hyperparameters of one that was
 
 
 def _moved(random: Generator) -> int:
@@ -26,12 +27,15 @@ def _moved(random: Generator) -> int:
 
 
 class Plan(NamedTuple):
-    """How a child is made: of which parent, by which edits, and how many; or by the update of a donor, if it fits."""
+    """How a child is made: of which parent, by which edits, and how many; by the update of a donor, if it fits; or by
+    the hyperparameters of a model.
+    """
 
     parent: Member
     mutator: Mutator
     edits: int
     donor: Member | None = None
+    model: Member | None = None
 
 
 class Evolution:
@@ -45,15 +49,28 @@ class Evolution:
         self.front, self.tune, self.mix, self.parsimony = config.front, config.tune, config.mix, config.parsimony
 
     def plan(self, island: Island, donors: Sequence[Member], random: Generator) -> Plan:
-        """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone; of
-        another the update of one of the `donors`, the best of other islands, is added to the parent's.
+        """Of a share of children the parent is a structure that few have tuned, and they move its numbers alone, or
+        take those of what has been; of another the update of one of the `donors`, the best of other islands, is added
+        to the parent's.
         """
-        young = island.structures.draw(random, self.parsimony) if self.tunes and random.random() < self.tune else None
-        if young is not None:
-            return Plan(young, self.numbers, _moved(random))
+        if self.tunes and random.random() < self.tune and (tuning := self._tuning(island, random)) is not None:
+            return tuning
         if self.tunes and donors and random.random() < self.mix:
             return Plan(self.parent(island, random), self.mutator, 1, donors[int(random.integers(len(donors)))])
         return Plan(self.parent(island, random), self.mutator, self.length(random))
+
+    def _tuning(self, island: Island, random: Generator) -> Plan | None:
+        """Of a structure that few have tuned; None where there is none.
+
+        One that none has tuned has the numbers that its parent had, which may have been poor, and what is tuned has
+        long had better ones under the same names.
+        """
+        untried = island.structures.untried(random) if random.random() < _TAKEN else None
+        model = self.parent(island, random)
+        if untried is not None and model.child is not None and model.skeleton != untried.skeleton:
+            return Plan(untried, self.numbers, 0, model=model)
+        young = island.structures.draw(random, self.parsimony)
+        return None if young is None else Plan(young, self.numbers, _moved(random))
 
     def parent(self, island: Island, random: Generator) -> Member:
         """Of `tournament` members drawn with replacement that which is worth most; of a share of children one of the

@@ -63,14 +63,23 @@ class Structures:
         """Whether few have tuned it, or it was never scored."""
         return self.tries[skeleton] < _YOUNG
 
+    def untried(self, random: Generator) -> Member | None:
+        """The best of a structure that none has tuned; None where there is none."""
+        fresh = [best for best in self._worth_tuning() if not self.tries[best.skeleton]]
+        return fresh[int(random.integers(len(fresh)))] if fresh else None
+
     def draw(self, random: Generator, parsimony: float = 0.0) -> Member | None:
         """The best of a young structure, of some drawn the most promising; None where all are old."""
-        least = _NEAR * max((best.fitness for best in self.known.values()), default=0.0)
-        young = [b for b in self.known.values() if b.fitness >= least and self.is_young(b.skeleton)]
+        young = [best for best in self._worth_tuning() if self.is_young(best.skeleton)]
         if not young:
             return None
         drawn = (young[int(random.integers(len(young)))] for _ in range(_DRAWN))
         return max(drawn, key=lambda best: self._promise(best, parsimony))
+
+    def _worth_tuning(self) -> list[Member]:
+        """Of each structure the best, where that is near the best of all."""
+        least = _NEAR * max((best.fitness for best in self.known.values()), default=0.0)
+        return [best for best in self.known.values() if best.fitness >= least]
 
     def _promise(self, best: Member, parsimony: float) -> float:
         """What a structure may yet be worth: less is hoped of what has had more tries, as of the arms of a bandit."""

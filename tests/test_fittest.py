@@ -44,11 +44,11 @@ def test_a_hall_of_fame_shows_one_of_those_whose_shortest_forms_differ_in_number
 ORNATE = "def f(w, g, m, lr=0.1):\n  m = interp(g, m, 0.9)\n  return lr * (sign(m) + {} * g), m"
 
 
-def hall(*rows: Child) -> list[int]:
+def hall(*rows: Child, most: int = 100) -> list[int]:
     fold = Fold(read_config(None, {}), [])
     for child in rows:
         fold.fittest.add(child)
-    return [child.child for child in hall_of_fame(fold, len(rows))]
+    return [child.child for child in hall_of_fame(fold, most)]
 
 
 def test_a_hall_of_fame_shows_one_of_those_that_act_alike_and_the_one_that_keeps_less():
@@ -65,6 +65,21 @@ def test_the_first_of_a_niche_is_shown_whatever_acts_like_it():
     longer = ORNATE.format(0.001)
     rows = [row(1, SIGN.format(lr=0.1, beta=0.9), 0.9), row(2, longer, 0.8), row(3, longer, 0.7)]
     assert hall(*(replace(r, elastic=int(r.child > 1)) for r in rows)) == [1, 2]
+
+
+def test_niches_do_not_crowd_each_other_out_of_a_hall_of_fame():
+    """Of the poorer, which has 0.8^5 = 0.33 of the children of the better, there is a quarter of what is shown."""
+    rules = [f"({update}{decay})" for update in ("g", "sign(g)") for decay in ("", " + w", " - w", " + sign(w)")]
+    texts = [f"def f(w, g, lr=0.1):\n  return lr * {rule}" for rule in rules]
+    rows = [
+        replace(row(10 * elastic + i, text, best - i / 20, 0), elastic=elastic)
+        for elastic, best in ((1, 1.0), (2, 0.8))
+        for i, text in enumerate(texts)
+    ]
+    assert hall(*rows, most=2) == [10, 20]
+    assert hall(*rows, most=4) == [10, 11, 12, 20]
+    assert sorted(hall(*rows, most=8)) == [10, 11, 12, 13, 14, 15, 20, 21]
+    assert len(hall(*rows)) == len(rows)
 
 
 def test_of_programs_that_differ_in_numbers_alone_the_fittest_three_are_kept():

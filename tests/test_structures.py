@@ -10,7 +10,7 @@ import pytest
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify.exact import numbers_folded
-from stepsmith.search.breed import start_member
+from stepsmith.search.breed import make_child, start_member
 from stepsmith.search.config import SearchConfig, Stage
 from stepsmith.search.fittest import skeleton
 from stepsmith.search.island import Island
@@ -122,7 +122,7 @@ def runs(tmp_path_factory):
     found = {}
     for tune in (0.0, 1.0):
         folder = tmp_path_factory.mktemp("tune")
-        search(folder / "run", small(folder, tune=tune, seed=8, steps=5000))
+        search(folder / "run", small(folder, tune=tune, seed=9, steps=5000))
         found[tune] = {row.child: row for row in children(folder / "run")}
     return found
 
@@ -201,3 +201,28 @@ def test_of_copies_the_smallest_is_remembered():
     assert [(row.child, row.size) for row in fold.trained[losses_key(score["losses"])]] == [
         (0, (0, 5)), (2, (0, 3)), (5, (0, 2)),
     ]  # fmt: skip
+
+
+def test_a_structure_that_none_has_tuned_takes_the_hyperparameters_and_the_scale_of_one_that_was(tmp_path):
+    """Half of the children that tune do so; then it is no longer untried."""
+    config = small(tmp_path, tune=1.0)
+    signum = "def f(w, g, m, lr=0.02, beta={}):\n  m = interp(g, m, beta)\n  return lr * sign(m), m"
+    lion = "def f(w, g, m, lr=0.5, beta=0.1):\n  u = sign(m + g)\n  m = beta * m + g\n  return lr * u, m"
+    fold = Fold(config, [start_member(Program.parse(lion))])
+    island = fold.islands[0]
+    tuned, new = (
+        replace(start_member(Program.parse(text)), child=child, fitness=0.8, skeleton=skeleton(Program.parse(text)))
+        for child, text in ((1, signum.format(0.7)), (2, lion))
+    )
+    island.structures.add(new)
+    island.members.extend([tuned] * 20)
+
+    def taken():
+        bred = (make_child(number, 1, fold, Evolution(config), {}) for number in range(40))
+        return [new.program for new in bred if new.child.edit == "constant 1"]
+
+    assert 10 < len(taken()) < 30
+    for program in taken():
+        assert program.hypers == (0.7,) and program.peak == pytest.approx(0.02) and program.statements[0].op == "add"
+    island.structures.tried(new.skeleton)
+    assert not taken()
