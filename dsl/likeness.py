@@ -42,7 +42,8 @@ def action(program: Program) -> Action:
     parts = program.parts()
     found = [quarter for part in parts for quarter in _updates(replace(part, roles=()))]
     largest = max(float(np.abs(x).max()) for x in found)
-    scaled = tuple(x / (largest or 1.0) for x in found)
+    with np.errstate(invalid="ignore"):  # of what is not finite, which is like nothing
+        scaled = tuple(x / (largest or 1.0) for x in found)
     return Action(tuple(map(_asks, parts)), scaled, _dots(scaled, scaled))
 
 

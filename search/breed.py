@@ -13,6 +13,7 @@ from ..dsl import Program
 from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
+from ..dsl.likeness import action, likeness
 from ..dsl.program import LR
 from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
@@ -44,6 +45,8 @@ class _Seen(NamedTuple):
 _SCALINGS = 4  # an update that is no multiple of lr may meet its parent's scale after some
 _FARTHEST = 50.0  # nats by which a peak learning rate moves at once; lr hardly moves what asks for more
 _LEAST_SHARE = 0.125  # of its parent's scale, at which a child has the update of a donor
+_ORNAMENT = 0.995  # of the update's direction: what a child must leave of its parent's to be trained
+_SPARED = 1 / 8  # of those that do not: the likeness is of 64 steps, and a decay or a slow average takes more to show
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
 
 
@@ -147,7 +150,12 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     child = Child(number, round_, parent.child, "+".join(edits), "")
     kept = None if child.moves_numbers_alone else parent.rms
     scale = kept if model is None else model.rms
-    return _finish(child, program, scale, known, fold.config.odd)
+    new = _finish(child, program, scale, known, fold.config.odd)
+    if child.moves_numbers_alone or new.child.reason or new.child.alias_of is not None or random.random() < _SPARED:
+        return new
+    if likeness(action(new.program), parent.action) > _ORNAMENT:
+        return Bred(replace(new.child, identity=None, reason="rejected: it acts as its parent"), new.program)
+    return new
 
 
 def _with_update(program: Program, parent: Member, donor: Member, random: np.random.Generator) -> Program | None:

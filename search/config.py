@@ -73,7 +73,7 @@ DEFAULT_STAGES = (
     Stage(tasks=("digits",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0, 9.0), drop=0.0),
     Stage(tasks=("bytes",), share=0.125, lr_factors=(_THIRD, 1.0, 3.0), drop=0.3),
     Stage(tasks=("bytes_b64",), share=1.0, lr_factors=(0.5, 1.0), drop=0.6),
-    Stage(tasks=("bytes", "bytes_b64"), share=1.0, seeds=3, drop=0.6),
+    Stage(tasks=("bytes", "bytes_b64"), share=1.0, seeds=3, drop=0.8),
 )
 
 
@@ -106,7 +106,7 @@ class SearchConfig(BaseModel):
     tournament: int = Field(10, ge=1)
     edits: float = Field(1.5, ge=1, description="mean number of edits between parent and child, in evolution")
     odd: bool = Field(True, description="train only what negates its update where w and g are, at its peak rate")
-    front: float = Field(0.25, ge=0, le=1, description="share of parents that are shorter than all fitter ones")
+    front: float = Field(0.5, ge=0, le=1, description="share of parents that are shorter than all fitter ones")
     parsimony: float = Field(
         0.02, ge=0, le=1, description="share of fitness that a statement must be worth, in parents and in what is shown"
     )

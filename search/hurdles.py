@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,33 @@ _CLOSE = 0.97  # to its parent, of which one in three is better at the end; of t
 _LENIENT = 0.5  # of the quantile, by which a structure is dropped that few have tuned
 
 
+OPEN = float(np.nextafter(LOWEST, 1))  # what every score reaches that did not fail
+
+
+def hurdle(scores: Collection[float], drop: float) -> float:
+    """The score that a share of `drop` are below; OPEN where they are few."""
+    if not drop or len(scores) < _ENOUGH:
+        return OPEN
+    return max(float(np.quantile(np.array(scores), drop)), OPEN)
+
+
+class Asked(NamedTuple):
+    """What is asked of a child: the score that leaves each stage. At the last none is dropped, and the score is that on
+    the first seeds, from which on it is worth all; what stays below has that, times `ease`, for its fitness.
+    """
+
+    niche: Niche
+    hurdles: list[float]
+    ease: float = 1.0
+
+
 @dataclass
 class Hurdles:
     """The recent scores of each niche at each stage, and what they ask of a child."""
 
     config: SearchConfig
     recent: dict[Niche, list[deque[float]]] = field(default_factory=dict)
+    ratios: dict[Niche, deque[float]] = field(default_factory=dict)  # of fitness to the score on the first seeds
     first_seeds: dict[int, int] = field(init=False)  # how many the first look has, at stages that have two
 
     def __post_init__(self) -> None:
@@ -36,10 +57,14 @@ class Hurdles:
         """A score, as a row has it."""
         if niche not in self.recent:
             self.recent[niche] = [deque(maxlen=_MEMORY) for _ in self.config.stages]
-        self.recent[niche][stage].append(self._when_judged(stage, score))
+        first = self._when_judged(stage, score)
+        self.recent[niche][stage].append(first)
+        seeds = self.first_seeds.get(stage)
+        if seeds is not None and not score["dropped"] and len(score["speedups"][0]) > seeds:
+            self.ratios.setdefault(niche, deque(maxlen=_MEMORY)).append(float(score["fitness"]) / first)
 
-    def of(self, niche: Niche, young: bool, before: Sequence[float] | None) -> list[float]:
-        """The score that leaves each stage: a quantile of the niche's, or any that did not fail.
+    def of(self, niche: Niche, young: bool, before: Sequence[float] | None) -> Asked:
+        """What is asked of a child: a quantile of the niche's scores at each stage, or any that did not fail.
 
         A structure that few have tuned (`young`) has the numbers of another, and the quantile is halved for it. A child
         that moves numbers alone must come close to what its parent had there (`before`), on the same seeds, whatever
@@ -50,13 +75,21 @@ class Hurdles:
         found = [self._quantile(stage, niche, _LENIENT if young else 1.0) for stage in stages]
         if before is not None:
             found = [_CLOSE * before[i] if self.config.foretells(i) else found[i] for i in stages]
-        return [max(score, float(np.nextafter(LOWEST, 1))) for score in [*found, self._quantile(last, niche, 1.0)]]
+        asked = [max(score, OPEN) for score in [*found, self._quantile(last, niche, 1.0)]]
+        return Asked(niche, asked, self._ease(niche))
 
     def _quantile(self, stage: int, niche: Niche, part: float) -> float:
-        """Of the niche's recent scores at a stage, at a part of what the stage drops; `LOWEST` where they are few."""
+        """Of the niche's recent scores at a stage, at a part of what the stage drops."""
         scores = self.recent[niche][stage] if niche in self.recent else ()
-        drop = self.config.stages[stage].drop
-        return float(np.quantile(np.array(scores), part * drop)) if drop and len(scores) >= _ENOUGH else LOWEST
+        return hurdle(scores, part * self.config.stages[stage].drop)
+
+    def _ease(self, niche: Niche) -> float:
+        """What a score on the first seeds is multiplied by to stand beside those on all: of the niche's the median.
+
+        AdamW, too, had its luck on the first seeds; unscaled, what was cut off there would rank before what was not.
+        """
+        ratios = self.ratios.get(niche, ())
+        return float(np.median(np.array(ratios))) if len(ratios) >= _ENOUGH else 1.0
 
     def _when_judged(self, stage: int, score: Mapping[str, Any]) -> float:
         """A score as it stood when the hurdle was met: where there are two looks, on the seeds of the first."""

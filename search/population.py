@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dsl import Program
+from ..dsl.likeness import Action, action
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
 from .fittest import Fittest, worth
-from .hurdles import Hurdles
+from .hurdles import Asked, Hurdles
 from .island import Island
 from .ledger import Child
 from .niche import Niche
@@ -75,6 +76,11 @@ class Member:
         program = Program.parse(self.text)
         return program if self.factor == 1 else program.with_own_lr(program.peak * self.factor)
 
+    @cached_property
+    def action(self) -> Action:
+        """What it does on gradients as in training."""
+        return action(self.program)
+
 
 @dataclass
 class Fold:
@@ -82,7 +88,7 @@ class Fold:
 
     A child's parent lives on the island that its number says; so does the child, or, where niches have islands, on
     that of its own niche, which it founds if it is the first. Niches whose best is poorer have fewer children.
-    `hurdles_of` gives what a child must reach; `scored` has scores, scale and niche of what came through all stages and
+    `asked_of` gives what a child must reach; `scored` has scores, scale and niche of what came through all stages and
     of its aliases, `fittest` the best rows whole: a search of millions folds into little memory.
     """
 
@@ -162,8 +168,8 @@ class Fold:
         """Whom a child competes with: all, or its own kind."""
         return child.niche if self.config.niches else Niche(0)
 
-    def hurdles_of(self, child: Child) -> list[float]:
-        """The score that a child must reach to leave each stage."""
+    def asked_of(self, child: Child) -> Asked:
+        """What a child must reach at each stage."""
         niche = self.niche(child)
         home = self._island_of(niche, child.child)
         young = home is None or home.structures.is_young(child.skeleton)

@@ -12,7 +12,9 @@ from ..evaluator.dispatcher import SET_ASIDE, Dispatcher, Done
 from ..evaluator.fitness import Job, Score, by_seed, joined
 from .breed import Bred, make_child, make_start, placed, remember
 from .config import SearchConfig
+from .hurdles import OPEN, Asked, hurdle
 from .ledger import Child
+from .niche import Niche
 from .population import REPEAT, Fold, Trained, losses_key
 from .strategies import Evolution
 
@@ -35,8 +37,8 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
             trainable += 1
         bred.append(placed(new, fold.config.niches))
     programs = {i: new.program for i, new in enumerate(bred) if is_trainable(new.child)}
-    hurdles = {i: fold.hurdles_of(bred[i].child) for i in programs}
-    return Round(fold.config, number, [new.child for new in bred], programs, hurdles, fold.trained, fold.rounds)
+    asked = {i: fold.asked_of(bred[i].child) for i in programs}
+    return Round(fold.config, number, [new.child for new in bred], programs, asked, fold.trained, fold.rounds)
 
 
 def is_trainable(child: Child) -> bool:
@@ -54,7 +56,7 @@ class Round:
     number: int
     children: list[Child]
     programs: dict[int, Program]  # of those that are trained, by position, at their best learning rate so far
-    hurdles: dict[int, list[float]]  # of the same, what each must reach at each stage
+    asked: dict[int, Asked]  # of the same, what each must reach at each stage
     trained: Mapping[int, list[Trained]]  # the fold's, which grows: rows of round `folded` or later are not looked at
     folded: int  # rounds that the fold held which this one was bred from
     stage: int = 0
@@ -96,6 +98,8 @@ class Round:
             self.seen[i] = joined([self.seen[i], score]) if i in self.seen else score
         self.look += 1
         more = self.look < len(self.config.looks(self.stage))
+        if more:
+            self._raise_open_hurdles()
         ended = [i for i in self.active if not more or self.seen[i].reason or self._is_below(i, self.seen[i])]
         for position in ended:
             self._judge(position, self.seen.pop(position))
@@ -105,15 +109,27 @@ class Round:
             self.stage, self.look = self.stage + 1, 0
         self.closed = not self.active or self.stage == len(self.config.stages)
 
+    def _raise_open_hurdles(self) -> None:
+        """Where a niche had too few scores when the round was bred, those of the round say what is worth more seeds."""
+        niches: dict[Niche, list[int]] = {}
+        for i in self.active:
+            if self.asked[i].hurdles[self.stage] == OPEN:
+                niches.setdefault(self.asked[i].niche, []).append(i)
+        for some in niches.values():
+            found = hurdle([self.seen[i].fitness for i in some], self.config.stages[self.stage].drop)
+            for i in some:
+                self.asked[i].hurdles[self.stage] = found
+
     def _is_below(self, position: int, score: Score) -> bool:
-        return score.fitness < self.hurdles[position][self.stage]
+        return score.fitness < self.asked[position].hurdles[self.stage]
 
     def _judge(self, position: int, score: Score) -> None:
         """The score of a child at the current stage, which the last drops only if the child failed."""
         below = score.fitness <= LOWEST if self.is_last else self._is_below(position, score)
         child = self._judged(self._moved(position, score), score, below)
         through = self.is_last and (child.audited or not child.reason)
-        self.children[position] = replace(child, fitness=score.fitness) if through else child
+        ease = 1.0 if self.look == len(self.config.looks(self.stage)) else self.asked[position].ease
+        self.children[position] = replace(child, fitness=ease * score.fitness) if through else child
 
     def _moved(self, position: int, score: Score) -> Child:
         """The child at the learning rate that the stage found best."""

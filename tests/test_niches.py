@@ -73,10 +73,10 @@ def test_each_niche_has_hurdles_of_its_own(archipelago):
     folder, _, fold = archipelago
     fold, bred = deepcopy(fold), [c for c in children(folder) if c.scores and not c.moves_numbers_alone]
     sign, other = (next(c for c in bred if Niche(c.state, c.elastic) == Niche(1, elastic)) for elastic in (0, 2))
-    before = [fold.hurdles_of(child)[0] for child in (sign, other)]
+    before = [fold.asked_of(child).hurdles[0] for child in (sign, other)]
     score = {"fitness": 9.0, "losses": ((1.0,),), "speedups": ((9.0,),), "dropped": True}
     fold.add_round([replace(sign, child=10**6 + k, scores=(score,), reason="dropped: stage 1") for k in range(64)])
-    after = [fold.hurdles_of(child)[0] for child in (sign, other)]
+    after = [fold.asked_of(child).hurdles[0] for child in (sign, other)]
     assert after[0] == 9.0 > before[0] and after[1] == before[1]
 
 
