@@ -51,18 +51,24 @@ VARIANTS: dict[str, dict[str, object]] = {
     "edits 4": {"edits": 4.0},
     "no scale": {},
     "key of text": {},
+    "ornaments": {},
 }
 
 
 def _by_text(program: Program, seen: Behaviour) -> str:
     """Repeats are found by live code and scale, not by what it does on the probe."""
-    return f"{structural_key(program)}:{round(2 * math.log2(seen.rms))}"
+    return f"{structural_key(program.with_own_lr(1.0))}:{round(2 * math.log2(seen.rms))}"
+
+
+def _never(*given: object) -> bool:
+    return False
 
 
 #: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
 REPLACED: dict[str, dict[str, Callable[..., object]]] = {
-    "no scale": {"kept_scale": lambda now, scale: now},
-    "key of text": {"identity": _by_text},
+    "no scale": {"kept_scale": lambda now, scale: now, "is_ornament": _never},
+    "key of text": {"identity": _by_text, "is_ornament": _never},
+    "ornaments": {"is_ornament": _never},
 }
 RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 

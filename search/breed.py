@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from ..dsl import Program
 from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
-from ..dsl.likeness import action, likeness
+from ..dsl.likeness import Action, action, likeness
 from ..dsl.program import LR
 from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
@@ -56,13 +58,24 @@ def identity(program: Program, seen: Behaviour) -> str:
     Where the probe is blind the live text counts. The normal form would see more (benchmarks/repeats.py) and costs more
     than a child may.
     """
-    return f"{behaviour_key(program, seen, structural_key(program))}:{round(math.log2(seen.rms) / _SCALE_STEP)}"
+    return _at_rms(behaviour_key(program, seen, structural_key(program)), seen.rms)
+
+
+def _at_rms(key: str, rms: float) -> str:
+    return f"{key}:{round(math.log2(rms) / _SCALE_STEP)}"
 
 
 def remember(known: MutableMapping[str, int], child: Child) -> None:
     """Enters a child that is trained."""
     assert child.identity is not None
     known[child.identity] = child.child
+
+
+def remember_best(known: MutableMapping[str, int], child: Child) -> None:
+    """Enters a scored row at the learning rate that was best: what is bred of it has the scale that it has there."""
+    if child.scored and child.identity is not None and child.rms and child.alias_of is None:
+        key, _, _ = child.identity.rpartition(":")
+        known.setdefault(_at_rms(key, child.rms * child.lr_factor), child.child)
 
 
 def _moves(seen: Behaviour) -> bool:
@@ -83,18 +96,18 @@ def kept_scale(now: _Seen, scale: float) -> _Seen | None:
     multiplied by lr; None where no learning rate makes it finite.
     """
     kept = _at_scale(now, scale)
-    if kept is not None and _is_near(kept, scale):
+    if kept is not None and _is_near(kept.seen.rms, scale):
         return kept
     by_lr = times_lr(now.program) if len(now.program.statements) < MAX_STATEMENTS else None
     if by_lr is not None and _moves(first := behaviour(by_lr)):
         mended = _at_scale(_Seen(by_lr, flow(by_lr), first), scale)
-        if mended is not None and _is_near(mended, scale):
+        if mended is not None and _is_near(mended.seen.rms, scale):
             return mended
     return kept
 
 
-def _is_near(now: _Seen, scale: float) -> bool:
-    return abs(math.log2(now.seen.rms / scale)) < _SCALE_STEP
+def _is_near(rms: float, scale: float) -> bool:
+    return rms > 0 and abs(math.log2(rms / scale)) < _SCALE_STEP
 
 
 def _at_scale(now: _Seen, scale: float) -> _Seen | None:
@@ -141,21 +154,35 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     if donor is not None and both is not None:
         program, edits, length = both, [f"mix {donor.child}"], 0
     if model is not None:
-        program, edits = with_hypers_of(program, model.program), [f"constant {model.child}"]
+        program, edits = with_hypers_of(program, model.program), [f"take {model.child}"]
     for _ in range(length):
         program, edit = mutator.mutate(program, random, weights)
         edits.append(edit)
     program = shortened(program)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
-    kept = None if child.moves_numbers_alone else parent.rms
-    scale = kept if model is None else model.rms
+    scale = model.rms if model is not None else None if child.moves_numbers_alone else parent.rms
     new = _finish(child, program, scale, known, fold.config.odd)
-    if child.moves_numbers_alone or new.child.reason or new.child.alias_of is not None or random.random() < _SPARED:
-        return new
-    if likeness(action(new.program), parent.action) > _ORNAMENT:
-        return Bred(replace(new.child, identity=None, reason="rejected: it acts as its parent"), new.program)
+    if scale is not None and model is None and is_ornament(new, parent) and not _spared(new, fold.config.seed):
+        return Bred(replace(child, program=str(new.program), reason="rejected: it acts as its parent"), new.program)
     return new
+
+
+def is_ornament(new: Bred, parent: Member) -> bool:
+    """Whether a child that would be trained moves weights as its parent does, as far and nearly the same way."""
+    if new.child.reason or new.child.alias_of is not None or not _is_near(new.child.rms or 0.0, parent.rms):
+        return False
+    return likeness(_action(str(new.program)), _action(parent.text)) > _ORNAMENT
+
+
+@lru_cache(512)
+def _action(text: str) -> Action:
+    return action(Program.parse(text))
+
+
+def _spared(new: Bred, seed: int) -> bool:
+    """Of a rule the same whenever it is bred, in one search."""
+    return zlib.crc32(f"{seed} {new.child.identity}".encode()) < _SPARED * 2**32
 
 
 def _with_update(program: Program, parent: Member, donor: Member, random: np.random.Generator) -> Program | None:

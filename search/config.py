@@ -40,8 +40,8 @@ class Stage(BaseModel):
     """A rung: what children are trained on, and the share of them that goes no further.
 
     `seeds` is how many; which follows from the stage's place, so that every stage has fresh ones. The last stage drops
-    none: what is below the quantile after its first seed has that for its fitness and is trained on no other, where it
-    trains at one learning rate.
+    none: what is below the quantile after its first seed has that for its fitness, at the scale of scores on all seeds,
+    and is trained on no other, where it trains at one learning rate.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -18,11 +18,11 @@ from ..evaluator.fitness import TUNED, Score, Trial
 from ..evaluator.race import LOOKS, race
 from ..evaluator.statistics import Interval, geometric_interval
 from ..evaluator.trials import scores
-from .fittest import front, worth
+from .fittest import front
 from .ledger import Child
 from .niche import Niche
 from .population import Fold, favour
-from .unlike import unlike
+from .unlike import Seen, unlike
 
 PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
@@ -91,21 +91,23 @@ def rescore(
 def hall_of_fame(fold: Fold, count: int) -> list[Child]:
     """The fittest rows that differ in structure and act unlike, as the search ranks them; nothing is trained.
 
-    Of each niche there is one, then as many as its share of the children comes to (Adams' method): rules that the
-    search keeps apart do not crowd each other out here.
+    Of each niche there is one, then as many as the share of the children that its best earns it (Adams' method): rules
+    that evolution keeps apart do not crowd each other out here.
     """
-    parsimony = fold.config.parsimony
-    left = {niche: unlike(rows) for niche, rows in fold.fittest.by_niche.items()}
-    shares = {niche: favour(worth(rows[0], parsimony)) for niche, rows in fold.fittest.by_niche.items()}
-    seats = Counter[Niche]()
+    ranked: dict[Niche, list[Child]] = {}
+    for row in fold.fittest:
+        ranked.setdefault(fold.niche(row), []).append(row)
+    shares = {niche: favour(max(row.fitness or 0.0 for row in rows)) for niche, rows in ranked.items()}
+    left = {niche: iter(rows) for niche, rows in ranked.items()}
+    seen, seats = Seen(), Counter[Niche]()
     found: list[Child] = []
     while left and len(found) < count:
         niche = max(left, key=lambda n: (shares[n] / seats[n] if seats[n] else math.inf, shares[n]))
-        row = next(left[niche], None)
-        if row is None:
+        shown = next(filter(seen.shows, left[niche]), None)
+        if shown is None:
             del left[niche]
             continue
-        found.append(row)
+        found.append(shown)
         seats[niche] += 1
     return sorted(found, key=fold.fittest.rank)
 

@@ -84,12 +84,16 @@ class Hurdles:
         return hurdle(scores, part * self.config.stages[stage].drop)
 
     def _ease(self, niche: Niche) -> float:
-        """What a score on the first seeds is multiplied by to stand beside those on all: of the niche's the median.
+        """What a score on the first seeds is multiplied by to stand beside those on all: the median ratio, of the
+        niche's rows, of those of all niches where they are few, and 1 where these are.
 
-        AdamW, too, had its luck on the first seeds; unscaled, what was cut off there would rank before what was not.
+        Some seeds are easier for what differs from AdamW, and what has all seeds was chosen by the first: unscaled,
+        what was just cut off would rank before it.
         """
-        ratios = self.ratios.get(niche, ())
-        return float(np.median(np.array(ratios))) if len(ratios) >= _ENOUGH else 1.0
+        for ratios in (self.ratios.get(niche, ()), [r for some in self.ratios.values() for r in some]):
+            if len(ratios) >= _ENOUGH:
+                return float(np.median(np.array(ratios)))
+        return 1.0
 
     def _when_judged(self, stage: int, score: Mapping[str, Any]) -> float:
         """A score as it stood when the hurdle was met: where there are two looks, on the seeds of the first."""

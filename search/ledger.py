@@ -79,7 +79,7 @@ class Child:
     @property
     def moves_numbers_alone(self) -> bool:
         """Whether every edit was to a number."""
-        return set(self.kinds) == {"constant"}
+        return set(self.kinds) <= {"constant", "take"}
 
     @property
     def size(self) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dsl import Program
-from ..dsl.likeness import Action, action
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
@@ -22,6 +21,7 @@ from .hurdles import Asked, Hurdles
 from .island import Island
 from .ledger import Child
 from .niche import Niche
+from .statements import hypers_of
 
 REPEAT = "dropped: trains as row"
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
@@ -76,10 +76,10 @@ class Member:
         program = Program.parse(self.text)
         return program if self.factor == 1 else program.with_own_lr(program.peak * self.factor)
 
-    @cached_property
-    def action(self) -> Action:
-        """What it does on gradients as in training."""
-        return action(self.program)
+    @property
+    def hypers(self) -> dict[str, float]:
+        """Its hyperparameters but the learning rate, by name."""
+        return hypers_of(self.program)
 
 
 @dataclass

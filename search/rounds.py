@@ -110,15 +110,19 @@ class Round:
         self.closed = not self.active or self.stage == len(self.config.stages)
 
     def _raise_open_hurdles(self) -> None:
-        """Where a niche had too few scores when the round was bred, those of the round say what is worth more seeds."""
+        """Where a niche had no scores to set a hurdle when the round was bred, those of the round say what is worth
+        more seeds, but for faults and for what is trained to check the hurdles.
+        """
         niches: dict[Niche, list[int]] = {}
         for i in self.active:
             if self.asked[i].hurdles[self.stage] == OPEN:
                 niches.setdefault(self.asked[i].niche, []).append(i)
         for some in niches.values():
-            found = hurdle([self.seen[i].fitness for i in some], self.config.stages[self.stage].drop)
+            scores = [self.seen[i] for i in some if not self.children[i].audited]
+            judged = [score.fitness for score in scores if not score.reason.startswith(SET_ASIDE)]
+            raised = hurdle(judged, self.config.stages[self.stage].drop)
             for i in some:
-                self.asked[i].hurdles[self.stage] = found
+                self.asked[i].hurdles[self.stage] = raised
 
     def _is_below(self, position: int, score: Score) -> bool:
         return score.fitness < self.asked[position].hurdles[self.stage]

@@ -24,7 +24,7 @@ from ..evaluator.fitness import Trial
 from ..evaluator.machine import machine
 from ..evaluator.memory import PopulationTooLarge, check_fits
 from ..proxies import task
-from .breed import make_start, remember, start_member
+from .breed import make_start, remember, remember_best, start_member
 from .config import ConfigError, SearchConfig, valid_config
 from .ledger import Child, Ledger, LedgerError
 from .population import Fold
@@ -35,7 +35,7 @@ from .strategies import STRATEGIES
 _BARREN = 5  # rounds in a row without anything new to train: the mutations are exhausted
 BREEDS = ("search_version", "ops")  # what must be equal for a seed to breed the same children
 _SOURCES = ("dsl", "discovered", "proxies", "evaluator", "search")
-SEARCH_VERSION = 37  # changes with anything that changes which children a seed gives
+SEARCH_VERSION = 38  # changes with anything that changes which children a seed gives
 
 
 @contextmanager
@@ -135,7 +135,7 @@ class _Search:
         while ahead:
             if len(ahead) < self.config.delay:
                 self._breed_due()  # the ledger has come to its end: what follows was in flight
-            self.fold.add_round(ahead.popleft())
+            self._fold(ahead.popleft())
             for children in islice(stored, 1):
                 self._introduce(children)
                 ahead.append(children)
@@ -167,8 +167,13 @@ class _Search:
 
     def close(self, children: list[Child]) -> None:
         """Folds the oldest round in and breeds the one that waited for it, before the next is folded."""
-        self.fold.add_round(children)
+        self._fold(children)
         self._breed_due()
+
+    def _fold(self, children: list[Child]) -> None:
+        self.fold.add_round(children)
+        for child in children:
+            remember_best(self.known, child)
 
 
 # --- the run folder -------------------------------------------------------------------------------------

@@ -83,10 +83,13 @@ def with_hypers_of(program: Program, model: Program) -> Program:
     >>> with_hypers_of(rule, model).hypers
     (0.8, 0.5)
     """
-    theirs = {model.name_of(model.first_hyper + i): value for i, value in enumerate(model.hypers)}
-    names = (program.name_of(program.first_hyper + i) for i in range(len(program.hypers)))
-    taken = (theirs.get(name, value) for name, value in zip(names, program.hypers, strict=True))
-    return replace(program, hypers=tuple(taken))
+    theirs = hypers_of(model)
+    return replace(program, hypers=tuple(theirs.get(name, value) for name, value in hypers_of(program).items()))
+
+
+def hypers_of(program: Program) -> dict[str, float]:
+    """Its hyperparameters but the learning rate, by name, in order."""
+    return {program.name_of(program.first_hyper + i): value for i, value in enumerate(program.hypers)}
 
 
 def shortened(program: Program) -> Program:

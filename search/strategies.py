@@ -63,12 +63,13 @@ class Evolution:
         """Of a structure that few have tuned; None where there is none.
 
         One that none has tuned has the numbers that its parent had, which may have been poor, and what is tuned has
-        long had better ones under the same names.
+        better ones under the same names.
         """
         untried = island.structures.untried(random) if random.random() < _TAKEN else None
-        model = self.parent(island, random)
-        if untried is not None and model.child is not None and model.skeleton != untried.skeleton:
-            return Plan(untried, self.numbers, 0, model=model)
+        if untried is not None:
+            model = self.parent(island, random)
+            if model.child is not None and model.hypers != untried.hypers:
+                return Plan(untried, self.numbers, 0, model=model)
         young = island.structures.draw(random, self.parsimony)
         return None if young is None else Plan(young, self.numbers, _moved(random))
 
@@ -96,7 +97,7 @@ class Constants(Evolution):
 
     def __init__(self, config: SearchConfig) -> None:
         super().__init__(config)
-        self.mutator = self.numbers
+        self.mutator, self.front = self.numbers, 0.0  # all are as long
 
     def length(self, random: Generator) -> int:
         """A geometric number of edits."""

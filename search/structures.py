@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _YOUNG = 16  # children that have moved its numbers; then it is left to evolution
 _NEAR = 0.7  # of the best of the island: what is poorer is not worth tuning
+_FAR = 0.4  # of it: what is poorer is no better with the numbers of others; a Lion with a start's had half of Signum's
 _DRAWN = 5  # of which the most promising is tuned
 _HOPE = 0.3  # how much better than its best what was never tuned may be; of what n children have tuned a root of n less
 _KEPT = 200
@@ -64,21 +65,21 @@ class Structures:
         return self.tries[skeleton] < _YOUNG
 
     def untried(self, random: Generator) -> Member | None:
-        """The best of a structure that none has tuned; None where there is none."""
-        fresh = [best for best in self._worth_tuning() if not self.tries[best.skeleton]]
+        """Of the structures that none has tuned one, each as likely; None where there is none."""
+        fresh = [best for best in self._near(_FAR) if not self.tries[best.skeleton]]
         return fresh[int(random.integers(len(fresh)))] if fresh else None
 
     def draw(self, random: Generator, parsimony: float = 0.0) -> Member | None:
         """The best of a young structure, of some drawn the most promising; None where all are old."""
-        young = [best for best in self._worth_tuning() if self.is_young(best.skeleton)]
+        young = [best for best in self._near(_NEAR) if self.is_young(best.skeleton)]
         if not young:
             return None
         drawn = (young[int(random.integers(len(young)))] for _ in range(_DRAWN))
         return max(drawn, key=lambda best: self._promise(best, parsimony))
 
-    def _worth_tuning(self) -> list[Member]:
-        """Of each structure the best, where that is near the best of all."""
-        least = _NEAR * max((best.fitness for best in self.known.values()), default=0.0)
+    def _near(self, share: float) -> list[Member]:
+        """Of each structure the best, where that has a share of the best of all."""
+        least = share * max((best.fitness for best in self.known.values()), default=0.0)
         return [best for best in self.known.values() if best.fitness >= least]
 
     def _promise(self, best: Member, parsimony: float) -> float:

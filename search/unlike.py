@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from ..dsl import Program
 from ..dsl.likeness import Action, action, likeness
@@ -20,14 +21,27 @@ def unlike(ranked: Iterable[Child], most: int = 1, simplified: bool = True) -> I
 
     Simplified they show more that differ in numbers alone, at a third of a second each.
     """
-    found: list[_Rule] = []
-    niches: set[Niche] = set()
-    for child in ranked:
-        rule = _Rule.of(child, simplified)
-        if child.niche not in niches or sum(other.stands_for(rule) for other in found) < most:
-            found.append(rule)
-            niches.add(child.niche)
-            yield child
+    seen = Seen(most, simplified)
+    return (child for child in ranked if seen.shows(child))
+
+
+class Seen:
+    """The rules that were shown."""
+
+    def __init__(self, most: int = 1, simplified: bool = True) -> None:
+        self._most, self._simplified = most, simplified
+        self._rules: list[_Rule] = []
+        self._niches: set[Niche] = set()
+
+    def shows(self, child: Child) -> bool:
+        """Enters a row, unless it is the tuning or the ornaments of others."""
+        rule = _Rule.of(child, self._simplified)
+        standing = islice((other for other in self._rules if other.stands_for(rule)), self._most)
+        if child.niche in self._niches and len(list(standing)) == self._most:
+            return False
+        self._rules.append(rule)
+        self._niches.add(child.niche)
+        return True
 
 
 @dataclass(frozen=True)

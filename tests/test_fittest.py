@@ -69,13 +69,11 @@ def test_the_first_of_a_niche_is_shown_whatever_acts_like_it():
 
 def test_niches_do_not_crowd_each_other_out_of_a_hall_of_fame():
     """Of the poorer, which has 0.8^5 = 0.33 of the children of the better, there is a quarter of what is shown."""
-    rules = [f"({update}{decay})" for update in ("g", "sign(g)") for decay in ("", " + w", " - w", " + sign(w)")]
-    texts = [f"def f(w, g, lr=0.1):\n  return lr * {rule}" for rule in rules]
-    rows = [
-        replace(row(10 * elastic + i, text, best - i / 20, 0), elastic=elastic)
-        for elastic, best in ((1, 1.0), (2, 0.8))
-        for i, text in enumerate(texts)
-    ]
+    rows = []
+    for elastic, best, follows in ((1, 1.0, "g"), (2, 0.8, "sign(g)")):
+        for i, share in enumerate(("w", "sign(w)", "cube(w)", "abs(w)", "1", "square(w)")):
+            text = f"def f(w, g, lr=0.1):\n  return lr * {share} * {follows}"
+            rows.append(replace(row(10 * elastic + i, text, best - i / 20, 0), elastic=elastic))
     assert hall(*rows, most=2) == [10, 20]
     assert hall(*rows, most=4) == [10, 11, 12, 20]
     assert sorted(hall(*rows, most=8)) == [10, 11, 12, 13, 14, 15, 20, 21]

@@ -219,7 +219,7 @@ def test_a_structure_that_none_has_tuned_takes_the_hyperparameters_and_the_scale
 
     def taken():
         bred = (make_child(number, 1, fold, Evolution(config), {}) for number in range(40))
-        return [new.program for new in bred if new.child.edit == "constant 1"]
+        return [new.program for new in bred if new.child.edit == "take 1"]
 
     assert 10 < len(taken()) < 30
     for program in taken():
