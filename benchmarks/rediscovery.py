@@ -39,7 +39,7 @@ RUNS = Path("runs", "rediscovery")
 FAMILIES = ("lion", "cautious")
 SEED = 501  # the first
 STARTS = {"momentum": "momentum", "adamw": "adamw@bytes_b64"}
-HALL = 20  # programs that differ in structure and act unlike, as the search ranks them
+HALL = 20  # programs that differ in structure and act unlike, each niche with its share
 _HALL_VERSION = 4  # changes with what a hall shows of a run, and with what the families are
 
 

@@ -8,7 +8,6 @@ further seeds, and which families its hall of fame holds (benchmarks/rediscovery
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import statistics
 import tempfile
@@ -31,6 +30,23 @@ from stepsmith.search.elites import best_on_fresh_seeds, hall_of_fame
 from stepsmith.search.run import SEARCH_VERSION, create_run, run_search
 
 _FITNESS = SearchConfig().stages[-1].model_copy(update={"drop": 0.0})
+
+
+def _by_text(program: Program, seen: Behaviour) -> str:
+    """Repeats are found by live code and scale, not by what it does on the probe."""
+    return breed.at_rms(structural_key(program.with_own_lr(1.0)), seen.rms)
+
+
+def _never(*given: object) -> bool:
+    return False
+
+
+#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
+REPLACED: dict[str, dict[str, Callable[..., object]]] = {
+    "no scale": {"kept_scale": lambda now, scale: now, "is_ornament": _never},
+    "key of text": {"identity": _by_text, "is_ornament": _never},
+    "ornaments": {"is_ornament": _never},
+}
 #: Name -> what differs from the default configuration.
 VARIANTS: dict[str, dict[str, object]] = {
     "evolution": {},
@@ -49,26 +65,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no parsimony": {"parsimony": 0.0},
     "adapt": {"adapt": True},
     "edits 4": {"edits": 4.0},
-    "no scale": {},
-    "key of text": {},
-    "ornaments": {},
-}
-
-
-def _by_text(program: Program, seen: Behaviour) -> str:
-    """Repeats are found by live code and scale, not by what it does on the probe."""
-    return f"{structural_key(program.with_own_lr(1.0))}:{round(2 * math.log2(seen.rms))}"
-
-
-def _never(*given: object) -> bool:
-    return False
-
-
-#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
-REPLACED: dict[str, dict[str, Callable[..., object]]] = {
-    "no scale": {"kept_scale": lambda now, scale: now, "is_ornament": _never},
-    "key of text": {"identity": _by_text, "is_ornament": _never},
-    "ornaments": {"is_ornament": _never},
+    **{name: {} for name in REPLACED},
 }
 RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 

@@ -58,10 +58,11 @@ def identity(program: Program, seen: Behaviour) -> str:
     Where the probe is blind the live text counts. The normal form would see more (benchmarks/repeats.py) and costs more
     than a child may.
     """
-    return _at_rms(behaviour_key(program, seen, structural_key(program)), seen.rms)
+    return at_rms(behaviour_key(program, seen, structural_key(program)), seen.rms)
 
 
-def _at_rms(key: str, rms: float) -> str:
+def at_rms(key: str, rms: float) -> str:
+    """A key with the scale of the update."""
     return f"{key}:{round(math.log2(rms) / _SCALE_STEP)}"
 
 
@@ -73,9 +74,10 @@ def remember(known: MutableMapping[str, int], child: Child) -> None:
 
 def remember_best(known: MutableMapping[str, int], child: Child) -> None:
     """Enters a scored row at the learning rate that was best: what is bred of it has the scale that it has there."""
-    if child.scored and child.identity is not None and child.rms and child.alias_of is None:
+    if child.scored:
+        assert child.identity is not None and child.rms is not None
         key, _, _ = child.identity.rpartition(":")
-        known.setdefault(_at_rms(key, child.rms * child.lr_factor), child.child)
+        known.setdefault(at_rms(key, child.rms * child.lr_factor), child.child)
 
 
 def _moves(seen: Behaviour) -> bool:
@@ -161,9 +163,9 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     program = shortened(program)
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
-    scale = model.rms if model is not None else None if child.moves_numbers_alone else parent.rms
-    new = _finish(child, program, scale, known, fold.config.odd)
-    if scale is not None and model is None and is_ornament(new, parent) and not _spared(new, fold.config.seed):
+    whose = model if child.moves_numbers_alone else parent
+    new = _finish(child, program, whose.rms if whose is not None else None, known, fold.config.odd)
+    if not child.moves_numbers_alone and is_ornament(new, parent) and not _spared(new, fold.config.seed):
         return Bred(replace(child, program=str(new.program), reason="rejected: it acts as its parent"), new.program)
     return new
 
@@ -172,11 +174,12 @@ def is_ornament(new: Bred, parent: Member) -> bool:
     """Whether a child that would be trained moves weights as its parent does, as far and nearly the same way."""
     if new.child.reason or new.child.alias_of is not None or not _is_near(new.child.rms or 0.0, parent.rms):
         return False
-    return likeness(_action(str(new.program)), _action(parent.text)) > _ORNAMENT
+    return likeness(action(new.program), _action(parent.text)) > _ORNAMENT
 
 
 @lru_cache(512)
 def _action(text: str) -> Action:
+    """Of parents, which have many children."""
     return action(Program.parse(text))
 
 

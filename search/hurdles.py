@@ -74,9 +74,8 @@ class Hurdles:
         *stages, last = range(len(self.config.stages))
         found = [self._quantile(stage, niche, _LENIENT if young else 1.0) for stage in stages]
         if before is not None:
-            found = [_CLOSE * before[i] if self.config.foretells(i) else found[i] for i in stages]
-        asked = [max(score, OPEN) for score in [*found, self._quantile(last, niche, 1.0)]]
-        return Asked(niche, asked, self._ease(niche))
+            found = [max(_CLOSE * before[i], OPEN) if self.config.foretells(i) else found[i] for i in stages]
+        return Asked(niche, [*found, self._quantile(last, niche, 1.0)], self._ease(niche))
 
     def _quantile(self, stage: int, niche: Niche, part: float) -> float:
         """Of the niche's recent scores at a stage, at a part of what the stage drops."""

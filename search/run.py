@@ -135,7 +135,7 @@ class _Search:
         while ahead:
             if len(ahead) < self.config.delay:
                 self._breed_due()  # the ledger has come to its end: what follows was in flight
-            self._fold(ahead.popleft())
+            self._add_round(ahead.popleft())
             for children in islice(stored, 1):
                 self._introduce(children)
                 ahead.append(children)
@@ -167,10 +167,10 @@ class _Search:
 
     def close(self, children: list[Child]) -> None:
         """Folds the oldest round in and breeds the one that waited for it, before the next is folded."""
-        self._fold(children)
+        self._add_round(children)
         self._breed_due()
 
-    def _fold(self, children: list[Child]) -> None:
+    def _add_round(self, children: list[Child]) -> None:
         self.fold.add_round(children)
         for child in children:
             remember_best(self.known, child)

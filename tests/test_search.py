@@ -165,9 +165,7 @@ def test_a_child_moves_weights_as_far_as_its_parent_or_model_unless_only_a_numbe
         if row.rms == pytest.approx(parent, rel=1e-6):
             kept += 1
             assert behaviour(program).rms == pytest.approx(parent, rel=1e-6)
-        elif row.rms != pytest.approx(
-            parent, rel=1e-3
-        ):  # the update is no multiple of lr, nor was it met in a few steps
+        elif row.rms != pytest.approx(parent, rel=1e-5):  # four secants came no closer: lr does not give the scale
             fitting = program.with_lr(program.peak * parent / row.rms)
             assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-6, abs=0)
     assert kept > 30 and changed > 3
