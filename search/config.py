@@ -110,7 +110,7 @@ class SearchConfig(BaseModel):
     parsimony: float = Field(
         0.02, ge=0, le=1, description="share of fitness that a statement must be worth, in parents and in what is shown"
     )
-    tune: float = Field(0.25, ge=0, le=1, description="share of children that move the numbers of a new structure")
+    tune: float = Field(0.15, ge=0, le=1, description="share of children that move the numbers of a new structure")
     mix: float = Field(
         0.1, ge=0, le=1, description="share of children that add the update of another niche's best to their parent's"
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.random import Generator
@@ -19,11 +20,12 @@ from numpy.random import Generator
 from ..dsl.kind import Kind
 from ..dsl.ops import OPS
 from ..dsl.program import FIRST, LR, Arg, Const, G, Program, Statement, W
-from .statements import edited, fresh, inserted, kinds_at, number_of, readers_of, replaced
+from .statements import edited, fresh, inserted, kinds_at, makers_of, number_of, readers_of, replaced, rewired
 from .vocabulary import Vocabulary, kind_of
 
 MAX_STATEMENTS = 40
 _GRAFTED = 0.5  # share of wired statements of several arguments that bring one of these along
+_LONGER = 0.5  # chance that what is split brings along what it is computed from, again and again
 _JOINS = ("add", "subtract", "multiply", "divide", "max", "min", "interp")  # what may make one of a doubled statement
 
 Edit = Callable[["Mutator", Program, Generator], Program | None]
@@ -105,8 +107,7 @@ class Mutator:
         if len(program.statements) + 2 > MAX_STATEMENTS:
             return None
         reader = int(random.integers(len(program.statements) + 1))
-        at_end = reader == len(program.statements)
-        args = program.returns if at_end else program.statements[reader].args
+        args = program.returns if reader == len(program.statements) else program.statements[reader].args
         if not args:
             return None
         position = int(random.integers(len(args)))
@@ -116,12 +117,8 @@ class Mutator:
         if drawn is None:
             return None
         made = self._grafted(Statement(fresh(program), *drawn), value, kinds, random)
-        rewired = replaced(args, position, made[-1].target)
-        before, after = program.statements[:reader], list(program.statements[reader:])
-        if not at_end:
-            after[0] = after[0]._replace(args=rewired)
-        ends = rewired if at_end else program.returns
-        return edited(program, [*before, *made, *after], ends)
+        statements, ends = rewired(program, reader, position, made[-1].target)
+        return edited(program, [*statements[:reader], *made, *statements[reader:]], ends)
 
     def _grafted(self, statement: Statement, value: Arg, kinds: dict[int, Kind], random: Generator) -> list[Statement]:
         """The statement, or one time in two with another before it that makes one of its arguments but `value`."""
@@ -152,29 +149,29 @@ class Mutator:
         return edited(program, [*program.statements[:place], *made, *program.statements[place + 1 :]])
 
     def _split(self, program: Program, random: Generator) -> Program | None:
-        """A statement that is read more than once is written a second time with one argument drawn anew, and one of
-        its readers takes the second.
+        """A value that is read more than once is computed a second time, the statement or several that lead to it, with
+        one argument of the first drawn anew; one of its readers takes the second.
 
         So what had one purpose may have two: an average that is kept, and another that is stepped by.
         """
-        if len(program.statements) >= MAX_STATEMENTS:
-            return None
         read = [(place, readers) for place in range(len(program.statements)) if (readers := readers_of(program, place))]
         read = [(place, readers) for place, readers in read if len(readers) > 1 and program.statements[place].args]
         if not read:
             return None
         place, readers = read[int(random.integers(len(read)))]
-        twin = self._twin(program, place, random)
-        if twin is None:
+        path = _path_to(program, place, random)
+        twin = self._twin(program, path[0], random)
+        if twin is None or len(program.statements) + len(path) > MAX_STATEMENTS:
             return None
-        where, position = readers[int(random.integers(len(readers)))]
-        statements, ends = list(program.statements), program.returns
-        if where == len(statements):
-            ends = replaced(ends, position, twin.target)
-        else:
-            reader = statements[where]
-            statements[where] = reader._replace(args=replaced(reader.args, position, twin.target))
-        return edited(program, inserted(statements, place, twin), ends)
+        twins = [twin]
+        for below, above in pairwise(path):
+            own, last = program.statements[above], twins[-1].target
+            args = tuple(last if arg == program.statements[below].target else arg for arg in own.args)
+            twins.append(Statement(last + 1, own.op, args))
+        statements, ends = rewired(program, *readers[int(random.integers(len(readers)))], twins[-1].target)
+        for where, made in reversed([*zip(path, twins, strict=True)]):  # the last first: places stay what they are
+            statements = inserted(statements, where, made)
+        return edited(program, statements, ends)
 
     def _twin(self, program: Program, place: int, random: Generator) -> Statement | None:
         """The statement at a place with one argument drawn anew, into a variable of its own.
@@ -221,15 +218,13 @@ class Mutator:
         if place == len(program.statements):
             position = int(random.integers(len(program.returns)))
             end = self.vocabulary.variable(kinds, random, kind_of(program.returns[position], kinds))
-            return edited(program, program.statements, replaced(program.returns, position, end))
+            return edited(program, *rewired(program, place, position, end))
         statement = program.statements[place]
         if not statement.args:
             return None
         position = int(random.integers(len(statement.args)))
         new = self.vocabulary.value(kinds, random, kind_of(statement.args[position], kinds))
-        changed = list(program.statements)
-        changed[place] = statement._replace(args=replaced(statement.args, position, new))
-        return edited(program, changed)
+        return edited(program, *rewired(program, place, position, new))
 
     def _constant(self, program: Program, random: Generator) -> Program | None:
         """One number, or the distance to 1 of one above a half, is multiplied by 2^N(0, 1), or (one time in four) the
@@ -248,6 +243,16 @@ class Mutator:
         changed = list(program.statements)
         changed[index] = statement._replace(args=replaced(statement.args, position, moved))
         return edited(program, changed)
+
+
+def _path_to(program: Program, place: int, random: Generator) -> list[int]:
+    """Places of statements each of which the next reads, the last of them given: before it one of what it is computed
+    from, if a coin says so, and so on.
+    """
+    path = [place]
+    while random.random() < _LONGER and (makers := makers_of(program, path[0])):
+        path.insert(0, makers[int(random.integers(len(makers)))])
+    return path
 
 
 def _constant_places(program: Program) -> list[tuple[str, int, int]]:

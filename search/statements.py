@@ -34,6 +34,12 @@ def readers_of(program: Program, place: int) -> list[tuple[int, int]]:
     return found + [(end, position) for position, arg in enumerate(program.returns) if arg == target]
 
 
+def makers_of(program: Program, place: int) -> list[int]:
+    """The places of the statements, of those with arguments, whose results the statement at a place reads."""
+    last = {s.target: i for i, s in enumerate(program.statements[:place])}
+    return sorted({last[a] for a in program.statements[place].args if a in last and program.statements[last[a]].args})
+
+
 def number_of(program: Program, arg: Arg) -> float | None:
     """The number that an argument is; None for what is computed."""
     if isinstance(arg, Const):
@@ -45,6 +51,15 @@ def number_of(program: Program, arg: Arg) -> float | None:
 def replaced(args: tuple[Arg, ...], position: int, new: Arg) -> tuple[Arg, ...]:
     """The arguments with another at a position."""
     return (*args[:position], new, *args[position + 1 :])
+
+
+def rewired(program: Program, place: int, position: int, new: Arg) -> tuple[list[Statement], tuple[Arg, ...]]:
+    """Statements and returns where the argument at a position of a statement is another; past the last one returns."""
+    statements = list(program.statements)
+    if place == len(statements):
+        return statements, replaced(program.returns, position, new)
+    statements[place] = statements[place]._replace(args=replaced(statements[place].args, position, new))
+    return statements, program.returns
 
 
 def fresh(program: Program) -> int:

@@ -49,7 +49,7 @@ SGD = "def sgd(w, g, lr=0.5):\n    return lr * g\n"
 def run(tmp_path_factory):
     """A finished run: its folder, rows by number, and fold."""
     folder = tmp_path_factory.mktemp("search")
-    fold = search(folder / "run", small(folder, steps=70_000, audit=0.3, seed=32, decay="cosine"))
+    fold = search(folder / "run", small(folder, steps=70_000, audit=0.3, seed=34, tune=0.25, decay="cosine"))
     return folder / "run", {c.child: c for c in children(folder / "run")}, fold
 
 
