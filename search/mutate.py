@@ -20,7 +20,7 @@ from numpy.random import Generator
 from ..dsl.kind import Kind
 from ..dsl.ops import OPS
 from ..dsl.program import FIRST, LR, Arg, Const, G, Program, Statement, W
-from .statements import edited, fresh, inserted, kinds_at, makers_of, number_of, readers_of, replaced, rewired
+from .statements import args_at, edited, fresh, inserted, kinds_at, makers_of, number_of, readers_of, replaced, rewired
 from .vocabulary import Vocabulary, kind_of
 
 MAX_STATEMENTS = 40
@@ -107,7 +107,7 @@ class Mutator:
         if len(program.statements) + 2 > MAX_STATEMENTS:
             return None
         reader = int(random.integers(len(program.statements) + 1))
-        args = program.returns if reader == len(program.statements) else program.statements[reader].args
+        args = args_at(program, reader)
         if not args:
             return None
         position = int(random.integers(len(args)))
@@ -212,18 +212,14 @@ class Mutator:
         return edited(program, rest, ends)
 
     def _argument(self, program: Program, random: Generator) -> Program | None:
-        """One argument of one statement, or one returned value, becomes another variable or a number."""
+        """One argument of one statement, or one returned value, becomes another variable, or the argument a number."""
         place = int(random.integers(len(program.statements) + 1))
-        kinds = kinds_at(program, place)
-        if place == len(program.statements):
-            position = int(random.integers(len(program.returns)))
-            end = self.vocabulary.variable(kinds, random, kind_of(program.returns[position], kinds))
-            return edited(program, *rewired(program, place, position, end))
-        statement = program.statements[place]
-        if not statement.args:
+        args, kinds = args_at(program, place), kinds_at(program, place)
+        if not args:
             return None
-        position = int(random.integers(len(statement.args)))
-        new = self.vocabulary.value(kinds, random, kind_of(statement.args[position], kinds))
+        position = int(random.integers(len(args)))
+        draw = self.vocabulary.variable if place == len(program.statements) else self.vocabulary.value
+        new = draw(kinds, random, kind_of(args[position], kinds))
         return edited(program, *rewired(program, place, position, new))
 
     def _constant(self, program: Program, random: Generator) -> Program | None:

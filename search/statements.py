@@ -34,6 +34,11 @@ def readers_of(program: Program, place: int) -> list[tuple[int, int]]:
     return found + [(end, position) for position, arg in enumerate(program.returns) if arg == target]
 
 
+def args_at(program: Program, place: int) -> tuple[Arg, ...]:
+    """The arguments of the statement at a place; past the last one what is returned."""
+    return program.returns if place == len(program.statements) else program.statements[place].args
+
+
 def makers_of(program: Program, place: int) -> list[int]:
     """The places of the statements, of those with arguments, whose results the statement at a place reads."""
     last = {s.target: i for i, s in enumerate(program.statements[:place])}
@@ -54,11 +59,11 @@ def replaced(args: tuple[Arg, ...], position: int, new: Arg) -> tuple[Arg, ...]:
 
 
 def rewired(program: Program, place: int, position: int, new: Arg) -> tuple[list[Statement], tuple[Arg, ...]]:
-    """Statements and returns where the argument at a position of a statement is another; past the last one returns."""
-    statements = list(program.statements)
+    """Statements and returns where one of the arguments at a place (`args_at`) is another."""
+    statements, args = list(program.statements), replaced(args_at(program, place), position, new)
     if place == len(statements):
-        return statements, replaced(program.returns, position, new)
-    statements[place] = statements[place]._replace(args=replaced(statements[place].args, position, new))
+        return statements, args
+    statements[place] = statements[place]._replace(args=args)
     return statements, program.returns
 
 
