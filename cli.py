@@ -482,7 +482,7 @@ def keep(
     about: Annotated[str, typer.Option(help="What the rule is, in one line.")],
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0: none [default: one a core].")] = None,
 ) -> None:
-    """Put a program of a run on the shelf of finds: simplified, scored as printed, with the record of its search."""
+    """Put a program of a run on the shelf of finds: simplified, its numbers named, scored, with its record."""
     from rich.console import Console
 
     from .evaluator.dispatcher import Dispatcher

@@ -8,7 +8,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..dsl import Const, Program, Statement, build
 from ..dsl.flow import Flow, flow
@@ -47,13 +47,15 @@ class Named:
         return lines
 
 
-def name_constants(program: Program) -> Named:
+def name_constants(program: Program, rest: bool = False) -> Named:
     r"""The same rule, with the literals that play a known part made into hyperparameters.
 
     - a in interp(x, s, a) is `beta1`, `beta2`, ... in order of appearance, where the state s becomes an
       average, interp(x', s, a'). The same number as the base of power(a, t), a bias correction, goes with it.
     - c > 0 in an additive term c * w of the update, which neither g nor a state touches, is `weight_decay`.
     - c > 0 where lr is read in lr * c alone goes into the peak learning rate.
+    - With `rest`, any other c > 0 but 1 is `c1`, `c2`, ...: a search drew it, and another task may want another.
+      What is written twice is one number.
 
     A program that already has hyperparameters of such a name keeps its literals of that part.
 
@@ -67,6 +69,8 @@ def name_constants(program: Program) -> Named:
     live = flow(program)
     own = name_slots(program)
     roles = _Roles(live, {own[slot] for slot in live.hypers})
+    if rest:
+        roles.name_rest(own.values())
     read = [slot for slot in live.hypers if live.reads(slot)]
     first_hyper = FIRST + len(live.states)
     first_local = first_hyper + len(read) + len(roles.values)
@@ -109,6 +113,17 @@ def name_constants(program: Program) -> Named:
         unused=tuple(own[slot] for slot in live.hypers if slot not in read),
         folded=roles.fold[1] if roles.fold else None,
     )
+
+
+def with_named_constants(program: Program, rest: bool = False) -> Program:
+    """The same rule with literals of its parts as hyperparameters, to be tuned; as it is written where there are none.
+
+    See `name_constants`.
+    """
+    fallback = program.fallback and with_named_constants(program.fallback, rest)
+    named = name_constants(program, rest)
+    own = named.program if named.found or named.folded is not None else program
+    return replace(own, roles=program.roles, fallback=fallback)
 
 
 def rates(live: Flow) -> list[tuple[int, Arg]]:
@@ -180,6 +195,21 @@ class _Roles:
             if self._positive(one) and (place := self._decay(other)):
                 return place
         return None
+
+    def name_rest(self, taken: Iterable[str]) -> None:
+        """The numbers that play no known part."""
+        folded = self.fold[0] if self.fold else None
+        places = [
+            ((number, position), arg.value)
+            for number, node in enumerate(self.live.nodes)
+            for position, arg in enumerate(node.args)
+            if isinstance(arg, Const) and arg.value > 0 and arg.value != 1 and number != folded
+        ]
+        values = dict.fromkeys(value for place, value in places if place not in self.names)
+        used = {*taken, *self.values}
+        names = dict(zip(values, free_names((f"c{i}" for i in range(1, len(values) + 1)), used), strict=True))
+        self.names = {place: names[value] for place, value in places if value in names} | self.names
+        self.values |= {name: value for value, name in names.items()}
 
     def _positive(self, arg: Arg) -> bool:
         """Whether a factor is lr, a positive number, or a product of such."""

@@ -1,4 +1,4 @@
-"""From a run to the shelf: a row's program, simplified, scored as printed, and written with its record."""
+"""From a run to the shelf: a row's program, simplified, its numbers named, scored as printed, kept with its record."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..discovered import names
+from ..discovered.arguments import with_named_constants
 from ..discovered.catalogue import SUFFIX
 from ..discovered.families import families
 from ..dsl import Program
 from ..dsl.simplify import explain, simplify
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import TUNED, Trial
+from ..evaluator.settings import hyper_names
 from ..evaluator.trials import scores
 from ..proxies.whole_file import replace_file
 from .elites import fresh_seeds, held_out_scores
@@ -37,7 +39,9 @@ def keep(
 ) -> Path:
     """Puts a row of a run on the shelf: its simplified program as text, and the record; gives the program's file.
 
-    The simplified program is scored as printed, on fresh seeds of the search's tasks and of its held-out tasks.
+    Numbers that the search drew become hyperparameters, as published rules have theirs, so that whoever trains with the
+    find can set them and every tuning moves them; their values stay. The program is scored as printed, on fresh seeds
+    of the search's tasks and of its held-out tasks.
 
     Args:
         run: The run's folder.
@@ -64,8 +68,11 @@ def keep(
     if row.fitness is None:
         raise FindError(f"row {child} of {run} has no fitness: it was dropped on the way ({row.reason or 'an alias'})")
     written = Program.parse(row.final or row.program)
-    program = replace(simplify(written), name=name)
-    tell(f"row {child}: {len(written.statements)} statements, {len(program.statements)} simplified")
+    simple = simplify(written)
+    program = replace(simplify(with_named_constants(simple, rest=True)), name=name)
+    named = {*hyper_names(program)} - {*hyper_names(simple)}
+    tell(f"row {child}: {len(written.statements)} statements, {len(simple.statements)} simplified")
+    tell(f"numbers that became hyperparameters: {', '.join(sorted(named)) or 'none'}")
     rules = tuple(step.rule for part in written.parts() for step in explain(part))
     config = json.loads(meta["config"])
     find = Find(

@@ -28,6 +28,7 @@ from stepsmith.dsl.layout import WIDTH
 from stepsmith.dsl.ops import ROWS
 from stepsmith.dsl.passes import fusable
 from stepsmith.dsl.program import PROGRESS
+from stepsmith.evaluator.settings import hyper_names
 from stepsmith.search.mutate import Mutator
 
 STEPS = 30
@@ -611,6 +612,21 @@ def test_averages_and_decay_become_arguments():
 )  # fmt: skip
 def test_other_numbers_stay(text, expected):
     assert arguments(text) == expected
+
+
+def test_all_numbers_of_a_find_can_be_set():
+    """The rate of an average, decay and lr by their names; 0, 1 and what is negative stay."""
+    text = """def f(w, g, m, c2, lr=0.1, gamma=3.0):
+      c2 = interp(square(g), c2, 0.7)
+      u = sign(g + 0.3 * m) + 2.5 * sign(g - 0.3 * square(m)) / c2 + max(0, -2 * g)
+      return lr * (u + 0.7 * w), interp(g, m, 0.9), c2"""
+    program = Program.parse(text)
+    named = name_constants(program, rest=True)
+    values = dict(zip(hyper_names(named.program), named.program.hypers, strict=True))
+    assert values == {"beta1": 0.7, "beta2": 0.9, "weight_decay": 0.7, "c1": 0.3, "c2_": 2.5}
+    assert sorted(named.literals) == [-2.0, 0.0]
+    assert str(named.program).count("c1 * ") == 2
+    assert key(named.program) == key(program)
 
 
 def test_the_paper_s_found_program_is_exported(starts):

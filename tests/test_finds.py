@@ -13,8 +13,10 @@ from rich.console import Console
 
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
+from stepsmith.dsl.keys import key
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
+from stepsmith.evaluator.settings import hyper_names
 from stepsmith.report import find_session, listing
 from stepsmith.report.origin import origin
 from stepsmith.search import find as finds
@@ -83,6 +85,18 @@ def test_its_text_says_what_it_is_and_where_it_is_from(shelf, best):
     assert len(program.statements) <= len(Program.parse(best.final).statements)
 
 
+def test_its_numbers_can_be_set_and_stay_what_they_are(tmp_path):
+    text = "def f(w, g, m, lr=0.02):\n m = interp(g, m, 0.8)\n return lr * (m + 0.3 * g), m"
+    (tmp_path / "start.opt").write_text(text)
+    found = tmp_path / "found"
+    search(tmp_path / "run", small(tmp_path, start=(str(tmp_path / "start.opt"),), steps=2_000))
+    keep(tmp_path / "run", 0, "mixed", "Momentum and gradient.", dispatcher(), found)
+    program = load(found / "mixed.opt")
+    assert dict(zip(hyper_names(program), program.hypers, strict=True)) == {"beta1": 0.8, "c1": 0.3}
+    assert key(program) == key(Program.parse(text))
+    assert "m = interp(g, m, beta1)" in str(program)  # reads as the search's programs do
+
+
 def test_the_printed_program_gives_the_recorded_score_in_a_fresh_process(shelf):
     code = """
 import sys
@@ -90,6 +104,7 @@ from pathlib import Path
 from stepsmith.discovered import load
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
+from stepsmith.evaluator.settings import hyper_names
 from stepsmith.search.find import read_find
 from stepsmith.search.keep import measured
 found = read_find("swift", Path(sys.argv[1]))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...discovered.arguments import name_constants
+from ...discovered.arguments import with_named_constants
 from ...dsl import Program
 from ..settings import Settings, as_run, ranges_of, written_settings
 from ..train import Run
@@ -129,17 +129,6 @@ def settle(
     random = np.random.Generator(np.random.Philox(key=[13, key]))
     order, runs = pick(pool, program, steps, random, budget, start, ranges, tell)
     return Settled(as_run(program, order[0]), order[0], runs)
-
-
-def with_named_constants(program: Program) -> Program:
-    """The same rule with literal rates, decay and scale of its parts as hyperparameters, to be tuned.
-
-    See `name_constants`.
-    """
-    fallback = program.fallback and with_named_constants(program.fallback)
-    named = name_constants(program)
-    own = named.program if named.found or named.folded is not None else program
-    return replace(own, roles=program.roles, fallback=fallback)
 
 
 def working_peak(pool: TargetPool, program: Program) -> float:
