@@ -221,5 +221,6 @@ def test_an_editable_install_finds_the_clone(clone, tmp_path):
 @pytest.mark.xdist_group("clones")
 def test_pytest_collects_in_a_clone(clone):
     site = build(clone, "wheel")
-    output = python("-m", "pytest", "--collect-only", "-q", "tests", cwd=clone, path=site)
+    these = (Path("tests", name) for name in (Path(__file__).name, "test_finds.py"))  # the latter imports its neighbour
+    output = python("-m", "pytest", "--collect-only", "-q", *map(str, these), cwd=clone, path=site)
     assert f"{Path(__file__).name}::{test_pytest_collects_in_a_clone.__name__}" in output
