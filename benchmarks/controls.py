@@ -1,4 +1,4 @@
-"""Controls of the validation: python benchmarks/controls.py [--target gpt-100k] [--preset standard] [--workers N]
+"""Controls of the validation: python benchmarks/controls.py [--target gpt-100k] [--preset NAME] [--workers N]
 
 AdamW tuned a second time by other draws, Muon, Lion, Lion at AdamW's decay, and AdamW at a third of its learning rate,
 all against tuned AdamW; then the A/A test: AdamW on 40 seeds, split at random into sides of four 2,000 times. Every
@@ -19,7 +19,7 @@ from stepsmith.evaluator.settings import as_run
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.paired_test import rejection_share
 from stepsmith.evaluator.validation.pool import TargetPool
-from stepsmith.evaluator.validation.protocol import PRESETS, Preset, Settled, finals, steps_of
+from stepsmith.evaluator.validation.protocol import PRESETS, TABLE, Preset, Settled, finals, steps_of
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.validate import ADAMW, freeze, validate
 from stepsmith.report.validation_page import write_page
@@ -27,6 +27,7 @@ from stepsmith.report.validation_table import validation_table
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = 40
+CONTROLLED = {**PRESETS, "table": TABLE}  # the latter is that of benchmarks/targets.py, whose runs it takes
 Frozen = Mapping[str, dict[float, Settled]]
 
 
@@ -63,11 +64,11 @@ def rejections(pool: TargetPool, settled: Settled, preset: Preset) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="gpt-100k")
-    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--preset", choices=CONTROLLED, default="standard")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     use_one_thread()
-    console, preset = Console(), PRESETS[given.preset]
+    console, preset = Console(), CONTROLLED[given.preset]
 
     def tell(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)

@@ -128,7 +128,7 @@ def test_no_other_catalogued_rule_belongs_to_a_family():
         "lion": ["lion"], "c_lion": ["lion", "cautious"], "c_adamw": ["cautious"],
         "addsign": ["cautious"],  # a gradient whose sign is against its average counts nothing
         "agreeing_signs": ["cautious"], "mixed_signs": ["cautious"],  # finds
-        "fading_lion": ["lion"], "plain_lion": ["lion"],
+        "decayed_lion": ["lion"], "fading_lion": ["lion"], "plain_lion": ["lion"],
     }  # fmt: skip
 
 
