@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stepsmith.discovered import entry, load
+from stepsmith.dsl import Program
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.pool import TargetPool
 from stepsmith.evaluator.validation.protocol import TABLE
@@ -61,11 +62,11 @@ def found_here() -> Table:
     return Table("Finds on targets", finds(), ROOT / "docs" / "finds.md", "-finds", f"{PUBLISHED.command} --finds")
 
 
-def measure(name: str, rules: Sequence[str], workers: int, console: Console) -> Validation:
+def measure(name: str, programs: Mapping[str, Program], workers: int, console: Console) -> Validation:
     """Everything of a target: what the record has is not trained again."""
     tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with TargetPool(name, Record(RECORDS / f"{name}.jsonl"), workers=workers) as pool:
-        return validate(pool, {rule: load(rule) for rule in rules}, PRESET, "table", tell)
+        return validate(pool, programs, PRESET, "table", tell)
 
 
 def measured(table: Table = PUBLISHED) -> dict[str, Validation]:
@@ -123,7 +124,7 @@ def main() -> None:
     console = Console()
     table = found_here() if given.finds else PUBLISHED
     for name in given.targets or TARGETS:
-        found = measure(name, table.rules, given.workers, console)
+        found = measure(name, {rule: load(rule) for rule in table.rules}, given.workers, console)
         console.print(validation_table(found))
         write_page(found, table.folder(name))
         table.page.write_text(document(measured(table), table), "utf-8")
