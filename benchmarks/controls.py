@@ -1,14 +1,15 @@
 """Controls of the validation: python benchmarks/controls.py [--target gpt-100k] [--preset NAME] [--workers N]
 
 AdamW tuned a second time by other draws, Muon, Lion, Lion at AdamW's decay, and AdamW at a third of its learning rate,
-all against tuned AdamW; then the A/A test: AdamW on 40 seeds, split at random into sides of four 2,000 times. Every
-finished run is a line of benchmarks/results/targets/TARGET.jsonl, from which the same command goes on.
+all against tuned AdamW; with --rules others too, and each of them tuned a second time. Then the A/A test: AdamW on 40
+seeds, split at random into sides of four 2,000 times. Every finished run is a line of
+benchmarks/results/targets/TARGET.jsonl, from which the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="gpt-100k")
     parser.add_argument("--preset", choices=CONTROLLED, default="standard")
+    parser.add_argument("--rules", nargs="*", default=[], metavar="RULE", help="catalogued rules, finds among them")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     use_one_thread()
@@ -75,16 +77,20 @@ def main() -> None:
 
     record = Record(RESULTS / "targets" / f"{given.target}.jsonl")
     with TargetPool(given.target, record, workers=given.workers) as pool:
-        adamw = load("adamw")
+
+        def again(rule: str) -> Callable[[Frozen], dict[float, Settled]]:
+            return lambda frozen: freeze(pool, load(rule), preset, tell, salt="again")
+
         derived = {
-            "adamw tuned again": lambda frozen: freeze(pool, adamw, preset, tell, salt="again"),
+            **{f"{rule} tuned again": again(rule) for rule in ("adamw", *given.rules)},
             "lion at adamw's decay": with_decay_of_adamw,
             "adamw at lr / 3": at_a_third,
         }
-        found = validate(pool, {n: load(n) for n in ("muon", "lion")}, preset, given.preset, tell, derived)
+        rivals = {name: load(name) for name in ("muon", "lion", *given.rules)}
+        found = validate(pool, rivals, preset, given.preset, tell, derived)
         console.print(validation_table(found))
         write_page(found, RESULTS / f"controls-{given.target}")
-        tell(rejections(pool, freeze(pool, adamw, preset)[preset.tuned], preset))
+        tell(rejections(pool, freeze(pool, load("adamw"), preset)[preset.tuned], preset))
 
 
 if __name__ == "__main__":
