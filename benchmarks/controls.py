@@ -89,7 +89,7 @@ def main() -> None:
         rivals = {name: load(name) for name in ("muon", "lion", *given.rules)}
         found = validate(pool, rivals, preset, given.preset, tell, derived)
         console.print(validation_table(found))
-        write_page(found, RESULTS / f"controls-{given.target}")
+        write_page(found, RESULTS / f"controls-{given.target}-{given.preset}")
         tell(rejections(pool, freeze(pool, load("adamw"), preset)[preset.tuned], preset))
 
 

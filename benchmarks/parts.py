@@ -1,6 +1,6 @@
-"""Which part of a find makes the difference? python benchmarks/parts.py [TARGET ...]
+"""Which part of floored_nadam makes the difference? python benchmarks/parts.py [TARGET ...]
 
-Rules of benchmarks/parts, written by hand, which have some of a find's parts, on targets, tuned as all rules are
+Rules of benchmarks/parts, written by hand, which have some of the find's parts, on targets, tuned as all rules are
 (benchmarks/targets.py, whose record goes on). They are no finds, and chose nothing; the table is printed and its page
 written to benchmarks/results/targets/TARGET-parts/.
 """
@@ -24,12 +24,11 @@ PARTS = Path(__file__).parent / "parts"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"[default: {TARGETS[0]}]")
-    parser.add_argument("--of", default="floored_nadam", help="the find, for comparison")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     use_one_thread()
     console = Console()
-    programs = {name: load(name) for name in ("nadamw", given.of)}
+    programs = {name: load(name) for name in ("nadamw", "floored_nadam")}
     programs |= {path.stem: load(path) for path in sorted(PARTS.glob("*.opt"))}
     for target in given.targets or TARGETS[:1]:
         found = measure(target, programs, given.workers, console)

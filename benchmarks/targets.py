@@ -80,10 +80,10 @@ def document(found: dict[str, Validation], table: Table) -> str:
     [ratio] = PRESET.compared
     about = (
         f"Speedup over tuned AdamW at data ratio {ratio:g} (95% interval) on {PRESET.seeds} paired seeds that chose "
-        f"nothing; every rule tuned alike, by a sweep of the learning rate and {PRESET.budget} (joint "
-        "random search, coordinate descent, finalists on two seeds). `*`: differs from AdamW at 5%, paired test, Holm "
-        "over all rules. Step: time of a whole step over AdamW's. Time to target: area under the performance "
-        "profile over the targets, to 4, of steps to AdamW's final loss. Made by "
+        "nothing; the hyperparameters of every rule tuned alike, numbers in its text as they stand, by a sweep of the "
+        f"learning rate and {PRESET.budget} (joint random search, coordinate descent, finalists on two seeds). `*`: "
+        "differs from AdamW at 5%, paired test, Holm over all rules. Step: time of a whole step over AdamW's. Time to "
+        "target: area under the performance profile over the targets, to 4, of steps to AdamW's final loss. Made by "
         f"`{table.command}`, from the runs in `benchmarks/results/targets`."
     )
     about = textwrap.fill(about, 120, break_on_hyphens=False)

@@ -9,11 +9,13 @@ import keyword
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count, islice
 
 from ..dsl import Const, Program, Statement, build
 from ..dsl.flow import Flow, flow
+from ..dsl.ops import OPS
 from ..dsl.printer import name_slots
-from ..dsl.program import FIRST, LR, Arg, W
+from ..dsl.program import FIRST, LR, REPEAT, Arg, W, rebuilt
 
 BETA = re.compile(r"beta\d+")
 
@@ -47,15 +49,13 @@ class Named:
         return lines
 
 
-def name_constants(program: Program, rest: bool = False) -> Named:
+def name_constants(program: Program) -> Named:
     r"""The same rule, with the literals that play a known part made into hyperparameters.
 
     - a in interp(x, s, a) is `beta1`, `beta2`, ... in order of appearance, where the state s becomes an
       average, interp(x', s, a'). The same number as the base of power(a, t), a bias correction, goes with it.
     - c > 0 in an additive term c * w of the update, which neither g nor a state touches, is `weight_decay`.
     - c > 0 where lr is read in lr * c alone goes into the peak learning rate.
-    - With `rest`, any other c > 0 but 1 is `c1`, `c2`, ...: a search drew it, and another task may want another.
-      What is written twice is one number.
 
     A program that already has hyperparameters of such a name keeps its literals of that part.
 
@@ -69,8 +69,6 @@ def name_constants(program: Program, rest: bool = False) -> Named:
     live = flow(program)
     own = name_slots(program)
     roles = _Roles(live, {own[slot] for slot in live.hypers})
-    if rest:
-        roles.name_rest(own.values())
     read = [slot for slot in live.hypers if live.reads(slot)]
     first_hyper = FIRST + len(live.states)
     first_local = first_hyper + len(read) + len(roles.values)
@@ -115,15 +113,65 @@ def name_constants(program: Program, rest: bool = False) -> Named:
     )
 
 
-def with_named_constants(program: Program, rest: bool = False) -> Program:
+def with_named_constants(program: Program) -> Program:
     """The same rule with literals of its parts as hyperparameters, to be tuned; as it is written where there are none.
 
     See `name_constants`.
     """
-    fallback = program.fallback and with_named_constants(program.fallback, rest)
-    named = name_constants(program, rest)
+    fallback = program.fallback and with_named_constants(program.fallback)
+    named = name_constants(program)
     own = named.program if named.found or named.folded is not None else program
-    return replace(own, roles=program.roles, fallback=fallback)
+    return replace(own, periods=program.periods, roles=program.roles, fallback=fallback)
+
+
+def with_named_numbers(program: Program) -> Program:
+    r"""The same rule with the numbers of its text as hyperparameters `c1`, `c2`, ..., one a place.
+
+    For what a search drew, of which another task may want another: not 0, 1 or what is negative, and no count (of a
+    `repeat`, a rank, or steps of `every` and `mod`).
+
+    >>> program = Program.parse("def f(w, g, m, lr=0.1):\n m = g + 0.9 * m\n return lr * (sign(m) + 20 * g), m")
+    >>> print(with_named_numbers(program), end="")
+    def f(w, g, m, lr=0.1, c1=0.9, c2=20.0):
+        m = g + c1 * m
+        return lr * (sign(m) + c2 * g), m
+    """
+    places = [
+        (number, position, arg.value)
+        for number, statement in enumerate(program.statements)
+        for position, arg in enumerate(statement.args)
+        if isinstance(arg, Const) and arg.value > 0 and arg.value != 1 and not _is_count(statement.op, position)
+    ]
+    taken, header = {*name_slots(program).values()}, program.first_local - FIRST
+    names = islice((name for i in count(1) if (name := f"c{i}") not in taken), len(places))
+    slots = {place[:2]: program.first_local + i for i, place in enumerate(places)}
+
+    def moved(arg: Arg) -> Arg:
+        return arg + len(places) if isinstance(arg, int) and arg >= program.first_local else arg
+
+    statements = [
+        Statement(
+            s.target + len(places) * (s.target >= program.first_local),
+            s.op,
+            tuple(slots.get((number, position), moved(arg)) for position, arg in enumerate(s.args)),
+        )
+        for number, s in enumerate(program.statements)
+    ]
+    wider = replace(
+        program,
+        hypers=(*program.hypers, *(value for _, _, value in places)),
+        names=(*(*program.names, *[""] * header)[:header], *names, *program.names[header:]),
+        fallback=program.fallback and with_named_numbers(program.fallback),
+    )
+    return rebuilt(wider, statements, map(moved, program.returns))
+
+
+def _is_count(op: str, position: int) -> bool:
+    """Whether a number of the text there counts something."""
+    if op in (REPEAT, "every", "mod"):
+        return True
+    shape = OPS[op].shape if op in OPS else ""
+    return bool(shape) and shape.partition(" -> ")[0].split(", ")[position] in ("k", "#")  # see kinds.py
 
 
 def rates(live: Flow) -> list[tuple[int, Arg]]:
@@ -169,9 +217,9 @@ class _Roles:
 
     def _betas(self) -> None:
         literal = [(number, rate.value) for number, rate in rates(self.live) if isinstance(rate, Const)]
-        for count, (number, value) in enumerate(literal, 1):
-            self.names[number, 2] = f"beta{count}"
-            self.values[f"beta{count}"] = value
+        for nth, (number, value) in enumerate(literal, 1):
+            self.names[number, 2] = f"beta{nth}"
+            self.values[f"beta{nth}"] = value
         for number, node in enumerate(self.live.nodes):
             if node.op == "power" and isinstance(node.args[0], Const):
                 same = [name for name, value in self.values.items() if value == node.args[0].value]
@@ -195,21 +243,6 @@ class _Roles:
             if self._positive(one) and (place := self._decay(other)):
                 return place
         return None
-
-    def name_rest(self, taken: Iterable[str]) -> None:
-        """The numbers that play no known part."""
-        folded = self.fold[0] if self.fold else None
-        places = [
-            ((number, position), arg.value)
-            for number, node in enumerate(self.live.nodes)
-            for position, arg in enumerate(node.args)
-            if isinstance(arg, Const) and arg.value > 0 and arg.value != 1 and number != folded
-        ]
-        values = dict.fromkeys(value for place, value in places if place not in self.names)
-        used = {*taken, *self.values}
-        names = dict(zip(values, free_names((f"c{i}" for i in range(1, len(values) + 1)), used), strict=True))
-        self.names = {place: names[value] for place, value in places if value in names} | self.names
-        self.values |= {name: value for value, name in names.items()}
 
     def _positive(self, arg: Arg) -> bool:
         """Whether a factor is lr, a positive number, or a product of such."""

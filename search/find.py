@@ -56,7 +56,7 @@ class Find(BaseModel):
         child: The row; `steps` are those that the run had taken with it.
         fitness: What the search saw, on its own seeds.
         lineage: From the start program to the row.
-        rules: What simplified the row's program to the find, in order.
+        rules: What simplified the row's program, in order, before its numbers were named.
         families: That `identify` names.
         scores: Of the find as printed.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..discovered import names
-from ..discovered.arguments import with_named_constants
+from ..discovered.arguments import with_named_constants, with_named_numbers
 from ..discovered.catalogue import SUFFIX
 from ..discovered.families import families
 from ..dsl import Program
@@ -39,9 +39,9 @@ def keep(
 ) -> Path:
     """Puts a row of a run on the shelf: its simplified program as text, and the record; gives the program's file.
 
-    Numbers that the search drew become hyperparameters, as published rules have theirs, so that whoever trains with the
-    find can set them and every tuning moves them; their values stay. The program is scored as printed, on fresh seeds
-    of the search's tasks and of its held-out tasks.
+    Positive numbers that the search drew become hyperparameters, as published rules have theirs, so that whoever trains
+    with the find can set them and every tuning moves them (`with_named_numbers`). The program is scored as printed, on
+    fresh seeds of the search's tasks and of its held-out tasks.
 
     Args:
         run: The run's folder.
@@ -69,9 +69,9 @@ def keep(
         raise FindError(f"row {child} of {run} has no fitness: it was dropped on the way ({row.reason or 'an alias'})")
     written = Program.parse(row.final or row.program)
     simple = simplify(written)
-    program = replace(simplify(with_named_constants(simple, rest=True)), name=name)
+    program = replace(with_named_numbers(simplify(with_named_constants(simple))), name=name)
     named = {*hyper_names(program)} - {*hyper_names(simple)}
-    tell(f"row {child}: {len(written.statements)} statements, {len(simple.statements)} simplified")
+    tell(f"row {child}: {len(written.statements)} statements, {len(program.statements)} simplified")
     tell(f"numbers that became hyperparameters: {', '.join(sorted(named)) or 'none'}")
     rules = tuple(step.rule for part in written.parts() for step in explain(part))
     config = json.loads(meta["config"])

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from stepsmith.discovered import export_torch, load, names, torch_class
-from stepsmith.discovered.arguments import name_constants
-from stepsmith.dsl import Program
+from stepsmith.discovered.arguments import name_constants, with_named_numbers
+from stepsmith.dsl import Const, Program
 from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.interpret import Interpreter
 from stepsmith.dsl.keys import key
@@ -615,18 +615,30 @@ def test_other_numbers_stay(text, expected):
 
 
 def test_all_numbers_of_a_find_can_be_set():
-    """The rate of an average, decay and lr by their names; 0, 1 and what is negative stay."""
+    """0, 1, what is negative and counts stay."""
     text = """def f(w, g, m, c2, lr=0.1, gamma=3.0):
       c2 = interp(square(g), c2, 0.7)
-      u = sign(g + 0.3 * m) + 2.5 * sign(g - 0.3 * square(m)) / c2 + max(0, -2 * g)
-      return lr * (u + 0.7 * w), interp(g, m, 0.9), c2"""
+      u = gamma * sign(g + 0.3 * m) + 2.5 * sign(1 - 0.3 * m) / c2 + max(0, -2 * g) + every(5, m, g)
+      repeat 3:
+        u = u / 1.25
+      end
+      return lr * u, interp(g, m, 0.9), c2"""
     program = Program.parse(text)
-    named = name_constants(program, rest=True)
-    values = dict(zip(hyper_names(named.program), named.program.hypers, strict=True))
-    assert values == {"beta1": 0.7, "beta2": 0.9, "weight_decay": 0.7, "c1": 0.3, "c2_": 2.5}
-    assert sorted(named.literals) == [-2.0, 0.0]
-    assert str(named.program).count("c1 * ") == 2
-    assert key(named.program) == key(program)
+    named = with_named_numbers(program)
+    values = dict(zip(hyper_names(named), named.hypers, strict=True))
+    assert values == {"gamma": 3.0, "c1": 0.7, "c3": 0.3, "c4": 0.3, "c5": 2.5, "c6": 1.25, "c7": 0.9}
+    written = {arg.value for s in named.statements for arg in s.args if isinstance(arg, Const)}
+    assert written == {-2.0, 0.0, 1.0, 3.0, 5.0}
+    assert "repeat 3:" in str(named) and "every(5.0, m, g)" in str(named)
+    assert key(named) == key(program)
+
+
+@pytest.mark.parametrize("name", names())
+def test_numbers_of_any_rule_can_be_set(name):
+    named = with_named_numbers(load(name))
+    assert Program.parse(str(named)) == named
+    if not named.schedule:
+        assert key(named) == key(load(name))
 
 
 def test_the_paper_s_found_program_is_exported(starts):

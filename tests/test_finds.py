@@ -104,7 +104,6 @@ from pathlib import Path
 from stepsmith.discovered import load
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
-from stepsmith.evaluator.settings import hyper_names
 from stepsmith.search.find import read_find
 from stepsmith.search.keep import measured
 found = read_find("swift", Path(sys.argv[1]))
