@@ -227,12 +227,16 @@ def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
         read_find("swift", tmp_path)
 
 
+def unlike_here(name):
+    """What makes scores of a find on the shelf other ones here."""
+    return [what for what in differences(read_find(name)) if what not in BREEDS]
+
+
 def recorded_here(name):
     """The record of a find on the shelf; the test is skipped where scores need not be the same."""
-    found = read_find(name)
-    if changed := [what for what in differences(found) if what not in BREEDS]:
+    if changed := unlike_here(name):
         pytest.skip(f"{name} was scored with another {' and '.join(changed)}")
-    return found
+    return read_find(name)
 
 
 @pytest.mark.slow
@@ -242,20 +246,32 @@ def test_every_find_on_the_shelf_gives_its_recorded_scores(name):
     assert measured(load(name), found.config, dispatcher()) == found.scores
 
 
-@pytest.mark.parametrize("name", finds.finds())
-def test_a_find_on_the_shelf_scores_from_its_text_what_was_recorded(name):
-    """Its first seed, in a fresh process of one thread as workers are, on the first task of the search."""
-    found = recorded_here(name)
+@pytest.fixture(scope="module")
+def rescored():
+    """Of each find its first seed on the first task, in a fresh process of one thread as workers are."""
+    code = """
+import json
+import sys
+from stepsmith.discovered import load
+from stepsmith.dsl import Program
+from stepsmith.evaluator.fitness import Job, Trial, evaluate
+from stepsmith.evaluator.train import use_one_thread
+from stepsmith.search.find import read_find
+use_one_thread()
+scores = {}
+for name in sys.argv[1:]:
+    found, program = read_find(name), Program.parse(str(load(name)))
     scored, decay = found.scores[0], found.config.get("decay", "tuned")
-    code = (
-        "from stepsmith.discovered import load\n"
-        "from stepsmith.dsl import Program\n"
-        "from stepsmith.evaluator.fitness import Job, Trial, evaluate\n"
-        "from stepsmith.evaluator.train import use_one_thread\n"
-        "use_one_thread()\n"
-        f"program = Program.parse(str(load({name!r})))\n"
-        f"[score] = evaluate(Job((program,), Trial(({scored.task!r},), seeds=({scored.seeds[0]},), decay={decay!r})))\n"
-        "print(score.speedups[0][0])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) == pytest.approx(scored.speedups[0], rel=1e-6)
+    [score] = evaluate(Job((program,), Trial((scored.task,), seeds=scored.seeds[:1], decay=decay)))
+    scores[name] = score.speedups[0][0]
+print(json.dumps(scores))
+"""
+    names = [name for name in finds.finds() if not unlike_here(name)]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", finds.finds())
+def test_a_find_on_the_shelf_scores_from_its_text_what_was_recorded(name, rescored):
+    found = recorded_here(name)
+    assert rescored[name] == pytest.approx(found.scores[0].speedups[0], rel=1e-6)

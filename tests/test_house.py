@@ -186,7 +186,6 @@ def build(clone: Path, kind: str) -> Path:
     return site
 
 
-@pytest.mark.xdist_group("clones")
 def test_the_wheel_holds_the_package_alone(clone):
     site = build(clone, "wheel")
     shipped = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
@@ -203,14 +202,12 @@ def test_the_wheel_holds_the_package_alone(clone):
 WHERE = "print(stepsmith.__file__)"
 
 
-@pytest.mark.xdist_group("clones")
 def test_the_wheel_imports_from_anywhere(clone, tmp_path):
     site = build(clone, "wheel")
     script = f"import stepsmith, stepsmith.dsl; stepsmith.Program; {WHERE}"
     assert Path(python("-c", script, cwd=tmp_path, path=site).strip()) == site / "stepsmith" / "__init__.py"
 
 
-@pytest.mark.xdist_group("clones")
 def test_an_editable_install_finds_the_clone(clone, tmp_path):
     site = build(clone, "editable")
     # -S and an empty path leave out any other stepsmith; the root module needs the standard library only.
@@ -218,7 +215,6 @@ def test_an_editable_install_finds_the_clone(clone, tmp_path):
     assert Path(python("-S", "-c", script, cwd=tmp_path, path=tmp_path).strip()) == clone / "__init__.py"
 
 
-@pytest.mark.xdist_group("clones")
 def test_pytest_collects_in_a_clone(clone):
     site = build(clone, "wheel")
     these = (Path("tests", name) for name in (Path(__file__).name, "test_finds.py"))  # the latter imports its neighbour

@@ -35,7 +35,7 @@ from test_executors import BAD, JOB, PROGRAMS, TRIAL, done
 
 pytest.importorskip("ray", reason="ray is not installed")
 # One cluster at a time, and room for it on small machines.
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
