@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -36,6 +37,13 @@ def changed(settled: Settled, name: str, **changes: float | str) -> Settled:
     """A catalogued rule with some of its settings put in place of its own."""
     settings = {**settled.settings, **changes}
     return replace(settled, settings=settings, run=as_run(load(name), settings))
+
+
+def again(
+    pool: TargetPool, rule: str, preset: Preset, tell: Callable[[str], None], frozen: Frozen
+) -> dict[float, Settled]:
+    """A rule tuned a second time by other draws, whatever the first ended with."""
+    return freeze(pool, load(rule), preset, tell, salt="again")
 
 
 def with_decay_of_adamw(frozen: Frozen) -> dict[float, Settled]:
@@ -77,12 +85,8 @@ def main() -> None:
 
     record = Record(RESULTS / "targets" / f"{given.target}.jsonl")
     with TargetPool(given.target, record, workers=given.workers) as pool:
-
-        def again(rule: str) -> Callable[[Frozen], dict[float, Settled]]:
-            return lambda frozen: freeze(pool, load(rule), preset, tell, salt="again")
-
         derived = {
-            **{f"{rule} tuned again": again(rule) for rule in ("adamw", *given.rules)},
+            **{f"{rule} tuned again": partial(again, pool, rule, preset, tell) for rule in ("adamw", *given.rules)},
             "lion at adamw's decay": with_decay_of_adamw,
             "adamw at lr / 3": at_a_third,
         }

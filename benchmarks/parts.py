@@ -15,8 +15,6 @@ from targets import RECORDS, TARGETS, measure
 
 from stepsmith.discovered import load
 from stepsmith.evaluator.train import use_one_thread
-from stepsmith.report.validation_page import write_page
-from stepsmith.report.validation_table import validation_table
 
 PARTS = Path(__file__).parent / "parts"
 
@@ -31,9 +29,7 @@ def main() -> None:
     programs = {name: load(name) for name in ("nadamw", "floored_nadam")}
     programs |= {path.stem: load(path) for path in sorted(PARTS.glob("*.opt"))}
     for target in given.targets or TARGETS[:1]:
-        found = measure(target, programs, given.workers, console)
-        console.print(validation_table(found))
-        write_page(found, RECORDS / f"{target}-parts")
+        measure(target, programs, RECORDS / f"{target}-parts", given.workers, console)
 
 
 if __name__ == "__main__":

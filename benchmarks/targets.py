@@ -62,11 +62,13 @@ def found_here() -> Table:
     return Table("Finds on targets", finds(), ROOT / "docs" / "finds.md", "-finds", f"{PUBLISHED.command} --finds")
 
 
-def measure(name: str, programs: Mapping[str, Program], workers: int, console: Console) -> Validation:
-    """Everything of a target: what the record has is not trained again."""
+def measure(name: str, programs: Mapping[str, Program], folder: Path, workers: int, console: Console) -> None:
+    """Everything of a target, shown and written to a folder as a page; what the record has is not trained again."""
     tell = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with TargetPool(name, Record(RECORDS / f"{name}.jsonl"), workers=workers) as pool:
-        return validate(pool, programs, PRESET, "table", tell)
+        found = validate(pool, programs, PRESET, "table", tell)
+    console.print(validation_table(found))
+    write_page(found, folder)
 
 
 def measured(table: Table = PUBLISHED) -> dict[str, Validation]:
@@ -124,9 +126,7 @@ def main() -> None:
     console = Console()
     table = found_here() if given.finds else PUBLISHED
     for name in given.targets or TARGETS:
-        found = measure(name, {rule: load(rule) for rule in table.rules}, given.workers, console)
-        console.print(validation_table(found))
-        write_page(found, table.folder(name))
+        measure(name, {rule: load(rule) for rule in table.rules}, table.folder(name), given.workers, console)
         table.page.write_text(document(measured(table), table), "utf-8")
 
 

@@ -13,6 +13,7 @@ from itertools import count, islice
 
 from ..dsl import Const, Program, Statement, build
 from ..dsl.flow import Flow, flow
+from ..dsl.kinds import COUNTED
 from ..dsl.ops import OPS
 from ..dsl.printer import name_slots
 from ..dsl.program import FIRST, LR, REPEAT, Arg, W, rebuilt
@@ -142,16 +143,16 @@ def with_named_numbers(program: Program) -> Program:
         for position, arg in enumerate(statement.args)
         if isinstance(arg, Const) and arg.value > 0 and arg.value != 1 and not _is_count(statement.op, position)
     ]
-    taken, header = {*name_slots(program).values()}, program.first_local - FIRST
-    names = islice((name for i in count(1) if (name := f"c{i}") not in taken), len(places))
-    slots = {place[:2]: program.first_local + i for i, place in enumerate(places)}
+    first_local, own = program.first_local, name_slots(program)
+    names = islice((name for i in count(1) if (name := f"c{i}") not in own.values()), len(places))
+    slots = {place[:2]: first_local + i for i, place in enumerate(places)}
 
     def moved(arg: Arg) -> Arg:
-        return arg + len(places) if isinstance(arg, int) and arg >= program.first_local else arg
+        return arg + len(places) if isinstance(arg, int) and arg >= first_local else arg
 
     statements = [
         Statement(
-            s.target + len(places) * (s.target >= program.first_local),
+            s.target + len(places) * (s.target >= first_local),
             s.op,
             tuple(slots.get((number, position), moved(arg)) for position, arg in enumerate(s.args)),
         )
@@ -160,7 +161,7 @@ def with_named_numbers(program: Program) -> Program:
     wider = replace(
         program,
         hypers=(*program.hypers, *(value for _, _, value in places)),
-        names=(*(*program.names, *[""] * header)[:header], *names, *program.names[header:]),
+        names=(*(own[slot] for slot in range(FIRST, first_local)), *names, *program.names[first_local - FIRST :]),
         fallback=program.fallback and with_named_numbers(program.fallback),
     )
     return rebuilt(wider, statements, map(moved, program.returns))
@@ -170,8 +171,8 @@ def _is_count(op: str, position: int) -> bool:
     """Whether a number of the text there counts something."""
     if op in (REPEAT, "every", "mod"):
         return True
-    shape = OPS[op].shape if op in OPS else ""
-    return bool(shape) and shape.partition(" -> ")[0].split(", ")[position] in ("k", "#")  # see kinds.py
+    patterns = OPS[op].patterns if op in OPS else []
+    return bool(patterns) and patterns[position] in COUNTED
 
 
 def rates(live: Flow) -> list[tuple[int, Arg]]:

@@ -170,7 +170,7 @@ def split(node: Node, facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
         return list(facts[:-1]), list(facts[-1:])
     if node.op == "where":
         return list(facts[1:]), list(facts[:1])
-    patterns = OPS[node.op].shape.partition(" -> ")[0].split(", ") if OPS[node.op].shape else []
+    patterns = OPS[node.op].patterns
     steering = {i for i, p in enumerate(patterns) if p in ("k", "#", ".")}
     if not steering:
         return list(facts), []

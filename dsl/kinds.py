@@ -13,6 +13,7 @@ from .program import END, FIRST, MOST_REPEATS, NOWHERE, REPEAT, RESERVED_KINDS, 
 
 _MANY = {Kind.GLOBAL: "one number", Kind.SCALAR: "one number per tensor", Kind.TENSOR: "a tensor"}
 _AXES: dict[str, Axis] = {"O": "fan_out", "I": "fan_in", "S": "short", "L": "long", "1": 1}
+COUNTED = ("k", "#")  # patterns of arguments that are whole numbers, written out
 MOST = 65536  # the largest whole number that a program may give as a rank or a period
 MOST_STATEMENTS = 20_000  # that may run in a step, repeats counted
 
@@ -31,7 +32,7 @@ def result_kind(op: str, kinds: Sequence[Kind], args: Sequence[Arg] = ()) -> Kin
     if row.elementwise:
         return join(kinds)
     if row.shape:
-        return _shaped(row.shape, kinds, args)
+        return _shaped(row, kinds, args)
     if row.axis:
         return _reduced(row, kinds[0])
     tensors = [kind for wanted, kind in zip(row.args, kinds, strict=True) if wanted is Kind.TENSOR]
@@ -61,15 +62,15 @@ def axis_of(row: Op, kind: Kind) -> int | None:
     return None
 
 
-def _shaped(rule: str, kinds: Sequence[Kind], args: Sequence[Arg]) -> Kind | None:
+def _shaped(row: Op, kinds: Sequence[Kind], args: Sequence[Arg]) -> Kind | None:
     """The result of a matrix row's rule; None where the axes do not agree."""
-    patterns, _, result = rule.partition(" -> ")
+    result = row.shape.partition(" -> ")[2]
     bound: dict[str, Axis] = {}
-    for index, (pattern, kind) in enumerate(zip(patterns.split(", "), kinds, strict=True)):
+    for index, (pattern, kind) in enumerate(zip(row.patterns, kinds, strict=True)):
         if pattern == ".":
             if kind not in (Kind.GLOBAL, Kind.SCALAR):
                 return None
-        elif pattern in ("k", "#"):
+        elif pattern in COUNTED:
             number = args[index] if index < len(args) else None
             if not isinstance(number, Const) or not is_count(number.value):
                 return None
@@ -252,9 +253,9 @@ def _misfit(program: Program, op: str, args: Sequence[Arg], given: Sequence[Kind
     if row.axis:
         return f"{shown_op(op)}: {shown(0)} is {many(given[0])} and has no axis {row.axis}"
     if row.shape:
-        for position, pattern in enumerate(row.shape.partition(" -> ")[0].split(", ")):
+        for position, pattern in enumerate(row.patterns):
             arg = args[position]
-            if pattern in ("k", "#") and not (isinstance(arg, Const) and is_count(arg.value)):
+            if pattern in COUNTED and not (isinstance(arg, Const) and is_count(arg.value)):
                 return f"{op} needs a whole number, written out, as argument {position + 1}, not {shown(position)}"
         return f"{op} takes shapes {_spelled(row.shape)}; {each if Kind.GLOBAL in given else axes}"
     for position, (wanted, kind) in enumerate(zip(row.args, given, strict=True)):

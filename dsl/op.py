@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,11 @@ class Op:
     def elementwise(self) -> bool:
         """Whether the result at an element depends on the arguments at that element alone."""
         return not (self.args or self.shape or self.axis)
+
+    @cached_property
+    def patterns(self) -> list[str]:
+        """What the shape rule says of each argument; empty where there is none."""
+        return self.shape.partition(" -> ")[0].split(", ") if self.shape else []
 
     @property
     def needs_matrix(self) -> bool:

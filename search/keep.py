@@ -17,12 +17,12 @@ from ..dsl import Program
 from ..dsl.simplify import explain, simplify
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.fitness import TUNED, Trial
-from ..evaluator.settings import hyper_names
 from ..evaluator.trials import scores
 from ..proxies.whole_file import replace_file
 from .elites import fresh_seeds, held_out_scores
 from .find import Ancestor, Find, FindError, Scored, finds, shelf
 from .ledger import Child, Ledger, LedgerError
+from .statements import hypers_of
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _LOOK = 0  # re-scorings of a run count from 1, so that no seed of a find is one of theirs
@@ -70,7 +70,7 @@ def keep(
     written = Program.parse(row.final or row.program)
     simple = simplify(written)
     program = replace(with_named_numbers(simplify(with_named_constants(simple))), name=name)
-    named = {*hyper_names(program)} - {*hyper_names(simple)}
+    named = hypers_of(program).keys() - hypers_of(simple)
     tell(f"row {child}: {len(written.statements)} statements, {len(program.statements)} simplified")
     tell(f"numbers that became hyperparameters: {', '.join(sorted(named)) or 'none'}")
     rules = tuple(step.rule for part in written.parts() for step in explain(part))

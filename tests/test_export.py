@@ -28,8 +28,8 @@ from stepsmith.dsl.layout import WIDTH
 from stepsmith.dsl.ops import ROWS
 from stepsmith.dsl.passes import fusable
 from stepsmith.dsl.program import PROGRESS
-from stepsmith.evaluator.settings import hyper_names
 from stepsmith.search.mutate import Mutator
+from stepsmith.search.statements import hypers_of
 
 STEPS = 30
 COUNTED = """# A state of every kind, and the share of the run.
@@ -625,8 +625,7 @@ def test_all_numbers_of_a_find_can_be_set():
       return lr * u, interp(g, m, 0.9), c2"""
     program = Program.parse(text)
     named = with_named_numbers(program)
-    values = dict(zip(hyper_names(named), named.hypers, strict=True))
-    assert values == {"gamma": 3.0, "c1": 0.7, "c3": 0.3, "c4": 0.3, "c5": 2.5, "c6": 1.25, "c7": 0.9}
+    assert hypers_of(named) == {"gamma": 3.0, "c1": 0.7, "c3": 0.3, "c4": 0.3, "c5": 2.5, "c6": 1.25, "c7": 0.9}
     written = {arg.value for s in named.statements for arg in s.args if isinstance(arg, Const)}
     assert written == {-2.0, 0.0, 1.0, 3.0, 5.0}
     assert "repeat 3:" in str(named) and "every(5.0, m, g)" in str(named)

@@ -16,7 +16,6 @@ from stepsmith.dsl import Program
 from stepsmith.dsl.keys import key
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
-from stepsmith.evaluator.settings import hyper_names
 from stepsmith.report import find_session, listing
 from stepsmith.report.origin import origin
 from stepsmith.search import find as finds
@@ -27,6 +26,7 @@ from stepsmith.search.keep import keep, measured
 from stepsmith.search.ledger import Ledger, LedgerError
 from stepsmith.search.replay import differences, replay
 from stepsmith.search.run import BREEDS, Stop, commit
+from stepsmith.search.statements import hypers_of
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -92,7 +92,7 @@ def test_its_numbers_can_be_set_and_stay_what_they_are(tmp_path):
     search(tmp_path / "run", small(tmp_path, start=(str(tmp_path / "start.opt"),), steps=2_000))
     keep(tmp_path / "run", 0, "mixed", "Momentum and gradient.", dispatcher(), found)
     program = load(found / "mixed.opt")
-    assert dict(zip(hyper_names(program), program.hypers, strict=True)) == {"beta1": 0.8, "c1": 0.3}
+    assert hypers_of(program) == {"beta1": 0.8, "c1": 0.3}
     assert key(program) == key(Program.parse(text))
     assert "m = interp(g, m, beta1)" in str(program)  # reads as the search's programs do
 
@@ -227,16 +227,17 @@ def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
         read_find("swift", tmp_path)
 
 
-def unlike_here(name):
-    """What makes scores of a find on the shelf other ones here."""
-    return [what for what in differences(read_find(name)) if what not in BREEDS]
+def unlike_here(found):
+    """What makes a find's scores other ones here."""
+    return [what for what in differences(found) if what not in BREEDS]
 
 
 def recorded_here(name):
     """The record of a find on the shelf; the test is skipped where scores need not be the same."""
-    if changed := unlike_here(name):
+    found = read_find(name)
+    if changed := unlike_here(found):
         pytest.skip(f"{name} was scored with another {' and '.join(changed)}")
-    return read_find(name)
+    return found
 
 
 @pytest.mark.slow
@@ -266,7 +267,7 @@ for name in sys.argv[1:]:
     scores[name] = score.speedups[0][0]
 print(json.dumps(scores))
 """
-    names = [name for name in finds.finds() if not unlike_here(name)]
+    names = [name for name in finds.finds() if not unlike_here(read_find(name))]
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 

@@ -34,7 +34,7 @@ from search_tools import (
 from test_executors import BAD, JOB, PROGRAMS, TRIAL, done
 
 pytest.importorskip("ray", reason="ray is not installed")
-# One cluster at a time, and room for it on small machines.
+# Room for a cluster on small machines; there is one at a time, as a file's tests run in one worker (Makefile).
 pytestmark = pytest.mark.timeout(300)
 
 
