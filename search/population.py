@@ -111,6 +111,7 @@ class Fold:
     def __post_init__(self) -> None:
         self.fittest.parsimony = self.config.parsimony
         self.hurdles = Hurdles(self.config)
+        self._tells_copies = set(filter(self.config.tells_copies, range(len(self.config.stages))))
         self.islands = [Island(self.starts, self.config.population) for _ in range(self.config.islands)]
 
     def island(self, child: int) -> Island:
@@ -217,7 +218,7 @@ class Fold:
             if score["dropped"] and child.reason.startswith(REPEAT):
                 break  # many alike would set the hurdle at what they share
             self.hurdles.add(niche, stage, score)
-            if self.config.tells_copies(stage) and score["fitness"] > LOWEST:
+            if stage in self._tells_copies and score["fitness"] > LOWEST:
                 held = self.trained.setdefault(losses_key(score["losses"]), [])
                 if not held or child.size < held[-1].size:
                     held.append(Trained(self.rounds, child.child, child.size))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING
 
 from numpy.random import Generator
@@ -34,27 +36,28 @@ class Structures:
 
     known: dict[str, Member] = field(default_factory=dict)  # the fittest of each
     tries: Counter[str] = field(default_factory=Counter)  # once and for all, also of those that are known no more
-    _poorest: str = field(default="", compare=False)  # once it was looked for, until it is gone or better
+    _since: dict[str, int] = field(default_factory=dict, compare=False)  # known skeletons in the order that they came
+    _poorest: list[tuple[float, int, str]] = field(default_factory=list, compare=False)  # heap of fitness, since, name
+    _clock: count[int] = field(default_factory=count, compare=False)
 
     def add(self, member: Member) -> None:
         """A scored row."""
-        held = self.known.setdefault(member.skeleton, member)
-        if member.fitness > held.fitness:
-            self.known[member.skeleton] = member
-            self._poorest = "" if member.skeleton == self._poorest else self._poorest
+        name = member.skeleton
+        if name in self.known and member.fitness <= self.known[name].fitness:
+            return
+        self.known[name] = member
+        since = self._since.setdefault(name, next(self._clock))
+        heappush(self._poorest, (member.fitness, since, name))
         if len(self.known) > _KEPT:
-            self._drop_poorest(member)
+            self._drop_poorest()
 
-    def _drop_poorest(self, newest: Member) -> None:
+    def _drop_poorest(self) -> None:
         """Of equals the first that came."""
-        if not self._poorest:
-            others = (name for name in self.known if name != newest.skeleton)
-            self._poorest = min(others, key=lambda name: self.known[name].fitness)
-        if newest.fitness < self.known[self._poorest].fitness:
-            del self.known[newest.skeleton]
-        else:
-            del self.known[self._poorest]
-            self._poorest = ""
+        while True:
+            fitness, _, name = heappop(self._poorest)
+            if self.known[name].fitness == fitness:  # else it has become better, and stands in the heap again
+                del self.known[name], self._since[name]
+                return
 
     def tried(self, skeleton: str) -> None:
         """A child moved its numbers."""
