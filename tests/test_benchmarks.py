@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from stepsmith.discovered import load
 from stepsmith.dsl import Program
@@ -21,6 +22,7 @@ from stepsmith.evaluator.executors import Inline
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.evaluator.settings import written_settings
 from stepsmith.evaluator.train import Run
+from stepsmith.evaluator.validation.power_law import PowerLaw
 from stepsmith.evaluator.validation.protocol import Settled
 from stepsmith.proxies import stack, task
 from stepsmith.search import breed
@@ -269,3 +271,19 @@ def test_controls_change_what_they_say(bench):
     [third] = controls.at_a_third(frozen).values()
     assert third.run.program.peak == pytest.approx(0.001)
     assert third.settings == {**made["adamw"].settings, "lr": pytest.approx(0.001)}
+
+
+def test_tunings_are_the_unit_of_their_test(bench):
+    tunings = bench("tunings")
+    law, data = PowerLaw(alpha=2.0, exponent=0.5, floor=1.0), 1.0
+    rule, sure, scattered = [2.8, 2.82, 2.81, 2.79], [3.0, 3.01, 2.99, 3.0], [2.5, 3.5, 2.4, 3.6]
+    ahead, level = tunings.against(rule, {"adamw": sure, "nadamw": scattered}, law, data)
+    assert (ahead.rival, ahead.gap.mean) == ("adamw", pytest.approx(-0.195))
+    assert ahead.gap.low < ahead.gap.mean < ahead.gap.high < 0 and ahead.p < 0.001
+    assert ahead.speedup.mean == pytest.approx((2 / 1.805) ** 2)
+    assert 1 < ahead.speedup.low < ahead.speedup.mean < ahead.speedup.high
+    assert level.p > 0.05 and level.speedup.low < 1 < level.speedup.high
+    single = stats.ttest_ind(rule, sure, equal_var=False).pvalue
+    assert ahead.p == pytest.approx(2 * single)  # Holm: the least of two
+    text = tunings.table("found", {"found": rule, "adamw": sure, "nadamw": scattered}, [ahead, level])
+    assert len(text.splitlines()) == 5 and str(ahead.speedup) in text and "2.8200" in text
