@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,10 @@ def fitness_over_steps(axes: Axes, rows: Sequence[Outcome]) -> None:
 
 
 def _best_at(row: Outcome, steps: np.ndarray) -> np.ndarray:
-    """Straight between looks; before the first score NaN, which a band leaves out."""
-    looks = [(look.steps, np.nan if look.best is None else look.best) for look in row.course.looks]
-    return np.interp(steps, *map(np.array, zip(*looks, strict=True)))
+    """As of the last look until then; before the first score NaN, which a band leaves out."""
+    looks = [(0, np.nan), *((look.steps, np.nan if look.best is None else look.best) for look in row.course.looks)]
+    when, best = map(np.array, zip(*looks, strict=True))
+    return np.asarray(best[np.searchsorted(when, steps, side="right") - 1])
 
 
 def children_over_steps(axes: Axes, rows: Sequence[Outcome]) -> None:
@@ -98,6 +99,12 @@ DRAWN: dict[str, Callable[[Axes, Sequence[Outcome]], None]] = {
 }  # fmt: skip
 
 
+def latest(rows: Iterable[Outcome], start: str) -> list[Outcome]:
+    """Of runs in the order of their record those of the configuration that was run last, each at its longest."""
+    some = [row for row in rows if row.start == start]
+    return [row for row in longest(some).values() if row.digest == some[-1].digest]
+
+
 def draw(rows: Sequence[Outcome], folder: Path, start: str) -> list[Path]:
     """Writes a file for each figure: equal rows give equal bytes."""
     from matplotlib.figure import Figure
@@ -118,11 +125,10 @@ def main() -> None:
     parser.add_argument("--start", default="momentum")
     given = parser.parse_args()
     with JsonLines(RECORD, parsed) as record:
-        rows = [r for r in longest(record.rows.values()).values() if r.start == given.start]
+        rows = latest(record.rows.values(), given.start)
     if not rows:
         parser.error(f"{RECORD} holds no finished run from {given.start}; benchmarks/rediscovery.py makes them")
-    same = [r for r in rows if r.digest == rows[-1].digest]  # of the configuration that was run last
-    print("\n".join(map(str, draw(same, FIGURES, given.start))))
+    print("\n".join(map(str, draw(rows, FIGURES, given.start))))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,13 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
     folder = RUNS / key(start, strategy, seed, digest(config)).replace(" ", "-")
     clock = JsonLines(folder / "clock.jsonl", lambda held: (str(held["round"]), float(held["seconds"])))
     before = max(clock.rows.values(), default=0.0)
-    ledger = open_run(folder)[0] if (folder / "ledger.sqlite").exists() else create_run(folder, config)
+    changed: list[str] = []
+    if (folder / "ledger.sqlite").exists():
+        ledger, _, changed = open_run(folder)
+    else:
+        ledger = create_run(folder, config)
+    for what in changed:
+        print(f"{folder} goes on elsewhere than it was begun: {what}", flush=True)
 
     def ticks(now: Progress) -> None:
         clock.append({"round": now.fold.rounds, "seconds": round(before + now.seconds, 1)})
@@ -99,7 +105,7 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
         rows, code = list(ledger.children()), ledger.meta()["commit"]
     fame = hall_of_fame(fold, HALL)
     texts = {row.child: str(simplify(Program.parse(row.final))) for row in fame}
-    of = {name: row.child for row in reversed(fame) for name in names_of(texts[row.child])}
+    of = {f.name: row.child for row in reversed(fame) for f in families(Program.parse(texts[row.child]))}
     shown = [row for row in fame if row.child in {fame[0].child, *of.values()}]
     seen = {row.child: round(s.mean, 4) for row, s in zip(shown, on_fresh_seeds(fold, dispatcher, shown), strict=True)}
     hall = tuple((texts[row.child], round(row.fitness or 0.0, 4), seen.get(row.child)) for row in fame)

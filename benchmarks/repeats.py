@@ -8,12 +8,11 @@ that the exact and the algebraic level do without. The search that found Lion me
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import behaviour, behaviour_key, key
-from stepsmith.search.breed import identity
+from stepsmith.search.breed import at_rms, identity
 from stepsmith.search.ledger import Ledger
 from stepsmith.search.shares import SEEN_BEFORE, shares
 
@@ -25,22 +24,23 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     with Ledger.reading(parser.parse_args().run) as ledger:
         rows = [row for row in ledger.children() if row.identity]
+    if not rows:
+        parser.error("no child of this run could train")
     first: set[str] = set()
     names: set[str] = set()
     repeats = {"identity": 0, "normal form or behaviour": 0}
     for row in rows:
         program = Program.parse(row.program)
         seen = behaviour(program)
-        scale = round(2 * math.log2(seen.rms))
         name = identity(program, seen)
         repeats["identity"] += name in first
         first.add(name)
         form = key(program)
-        new = {f"{form}:{scale}", f"{behaviour_key(program, seen, form)}:{scale}"}
+        new = {at_rms(form, seen.rms), at_rms(behaviour_key(program, seen, form), seen.rms)}
         repeats["normal form or behaviour"] += bool(new & names)
         names |= new
     for name, count in repeats.items():
-        print(f"seen before, {name}: {count} of {len(rows)} children, {count / len(rows):.1%}"
+        print(f"seen before, by {name}: {count} of {len(rows)} children, {count / len(rows):.1%}"
               f" (Lion's search: {SEEN_BEFORE:.1%})")  # fmt: skip
     print(shares(rows, _SIMPLIFIED))
 

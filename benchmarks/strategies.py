@@ -41,7 +41,9 @@ def _never(*given: object) -> bool:
     return False
 
 
-#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
+#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without. Where
+#: scale is not kept or repeats are known by text, what acts as its parent is bred all the time and would be refused:
+#: "ornaments", which refuses none of them, is beside what those two are seen.
 REPLACED: dict[str, dict[str, Callable[..., object]]] = {
     "no scale": {"kept_scale": lambda now, scale: now, "is_ornament": _never},
     "key of text": {"identity": _by_text, "is_ornament": _never},

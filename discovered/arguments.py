@@ -54,7 +54,8 @@ def name_constants(program: Program) -> Named:
     r"""The same rule, with the literals that play a known part made into hyperparameters.
 
     - a in interp(x, s, a) is `beta1`, `beta2`, ... in order of appearance, where the state s becomes an
-      average, interp(x', s, a'). The same number as the base of power(a, t), a bias correction, goes with it.
+      average, interp(x', s, a'). The same number as the base of power(a, t), a bias correction, goes with it, and
+      averages that share a correction share a name.
     - c > 0 in an additive term c * w of the update, which neither g nor a state touches, is `weight_decay`.
     - c > 0 where lr is read in lr * c alone goes into the peak learning rate.
 
@@ -217,15 +218,17 @@ class _Roles:
         self.fold = self._fold()
 
     def _betas(self) -> None:
-        literal = [(number, rate.value) for number, rate in rates(self.live) if isinstance(rate, Const)]
-        for nth, (number, value) in enumerate(literal, 1):
-            self.names[number, 2] = f"beta{nth}"
-            self.values[f"beta{nth}"] = value
-        for number, node in enumerate(self.live.nodes):
-            if node.op == "power" and isinstance(node.args[0], Const):
-                same = [name for name, value in self.values.items() if value == node.args[0].value]
-                if same:
-                    self.names[number, 0] = same[0]
+        bases = {n: node.args[0] for n, node in enumerate(self.live.nodes) if node.op == "power"}
+        corrected = {n: base.value for n, base in bases.items() if isinstance(base, Const)}
+        shared: dict[float, str] = {}  # two averages of one rate have one correction, and keep one rate
+        for number, rate in rates(self.live):
+            if isinstance(rate, Const):
+                name = shared.get(rate.value, f"beta{len(self.values) + 1}")
+                self.names[number, 2] = name
+                self.values[name] = rate.value
+                if rate.value in corrected.values():
+                    shared[rate.value] = name
+        self.names |= {(n, 0): shared[value] for n, value in corrected.items() if value in shared}
 
     def _decay(self, arg: Arg) -> tuple[int, int] | None:
         """The place of c in the term c * w of a sum, under positive factors free of g and states."""

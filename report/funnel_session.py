@@ -44,7 +44,7 @@ def run_funnel(
         raise ValidationError(f"unknown stage {unknown[0]!r}; {did_you_mean(unknown[0], STAGES)}")
     check_device(device)
     chosen = [STAGES[name] for name in stages]
-    entering = [candidate for name in names for candidate in _candidates(name, count)]
+    entering = _entering(names, count)
     if not entering:
         raise ValidationError("no program but its start has come through all stages of the search; search longer")
     HOME.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,15 @@ def _folder(names: Sequence[str]) -> Path:
     return own if len(names) == 1 and own.is_dir() else HOME / f"funnel-{file_name(*names)}"
 
 
+def _entering(names: Sequence[str], count: int) -> list[Candidate]:
+    """Each once, with its fitness where a run among the names knows that."""
+    found: dict[str, Candidate] = {}
+    for candidate in (one for name in names for one in _candidates(name, count)):
+        if candidate.name not in found or found[candidate.name].fitness is None:
+            found[candidate.name] = candidate
+    return list(found.values())
+
+
 def _candidates(name: str, count: int) -> list[Candidate]:
     if not Path(name, "ledger.sqlite").is_file():
         return [Candidate(called(name), str(load_any(name)))]
@@ -83,4 +92,4 @@ def _candidates(name: str, count: int) -> list[Candidate]:
         if len(chosen) < count:
             chosen.setdefault(row.fitness, row)
     rows = sorted(chosen.values(), key=lambda row: row.child)
-    return [Candidate(f"{name}:{row.child}", row.final or row.program, row.fitness, row.child) for row in rows]
+    return [Candidate(f"{name}:{row.child}", row.best_text, row.fitness, row.child) for row in rows]

@@ -184,7 +184,7 @@ def _action(text: str) -> Action:
 
 
 def _spared(new: Bred, seed: int) -> bool:
-    """Of a rule the same whenever it is bred, in one search."""
+    """Of a rule at a scale the same whenever it is bred, in one search."""
     return zlib.crc32(f"{seed} {new.child.identity}".encode()) < _SPARED * 2**32
 
 

@@ -44,7 +44,7 @@ class Stage(BaseModel):
     and is trained on no other, where it trains at one learning rate.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     tasks: tuple[str, ...] = Field(min_length=1)
     share: float = Field(1.0, gt=0, description="of the tasks' budgets, a run of its own with full decay")
     seeds: int = Field(1, ge=1, le=1000)
@@ -92,7 +92,7 @@ def on_tasks(tasks: Sequence[str]) -> dict[str, Any]:
 class SearchConfig(BaseModel):
     """Everything that the children of a search depend on, with the seed. Workers and time limits are not here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start: tuple[str, ...] = Field(
         ("momentum",), min_length=1, description="programs to evolve from; adamw@TASK is AdamW as tuned there"

@@ -28,7 +28,8 @@ PICKING, SHOWN = LOOKS[-1], 24  # seeds
 _HELD_OUT_FACTORS = (0.5, 1.0, 2.0)  # the learning rate may move once on a task of another size; picked, then frozen
 _PER_NICHE = 2
 _STATES = 2  # at most, of a niche whose best is shown whatever its rank
-_CANDIDATES = 32
+_CANDIDATES = 32  # of which those that are shown are chosen, and at least as many as those
+_MANY_LOOKS = 90  # from which on the first numbering would come upon seeds of others
 _TUNINGS = 3  # of rules that are one: the fittest of many alike is so by luck
 
 
@@ -65,7 +66,7 @@ def rescore(
     """
     tasks, decay = fold.config.stages[-1].tasks, fold.config.decay
     pick, show = fresh_seeds(look)
-    candidates = _candidates(fold)
+    candidates = _candidates(fold, max(count, _CANDIDATES))
     if not candidates:
         return []
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
@@ -122,8 +123,12 @@ def on_fresh_seeds(
 
 
 def fresh_seeds(look: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The seeds that pick and those that are shown in a run's re-scoring number `look`."""
+    """The seeds that pick and those that are shown in a run's re-scoring number `look`; none is another's, nor a
+    shortening's (evaluator/shorten.py).
+    """
     pick, show = 500_000 + 1_000 * look, 600_000 + 1_000 * look
+    if look >= _MANY_LOOKS:
+        pick, show = (2_000_000 + 2_000 * look + first for first in (0, 1_000))
     return tuple(range(pick, pick + PICKING)), tuple(range(show, show + SHOWN))
 
 
@@ -153,15 +158,15 @@ def _dominates(a: Elite, b: Elite) -> bool:
     return a is not b and all(x >= y for x, y in zip(better, worse, strict=True)) and better != worse
 
 
-def _candidates(fold: Fold) -> list[Child]:
+def _candidates(fold: Fold, count: int = _CANDIDATES) -> list[Child]:
     """The fittest rows, few of them alike, and the fittest of each niche; of those that trained to the very same losses
     one.
     """
     apart: dict[tuple[int, float | None], Child] = {}
-    for child in fold.fittest:  # of equals the earlier comes first
+    for child in fold.fittest:  # of equals the shorter comes first, then the earlier
         apart.setdefault((child.state, child.fitness), child)
     ranked = list(unlike(apart.values(), _TUNINGS, simplified=False))
-    return _with_niches(ranked, _CANDIDATES, _PER_NICHE)
+    return _with_niches(ranked, count, _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:

@@ -53,8 +53,9 @@ def front(ranked: Iterable[Row]) -> list[Row]:
 class Fittest:
     """Scored rows by their niche, the first worth most.
 
-    Of programs that differ in nothing but numbers, which is most of what a long search scores, three are kept. What is
-    shorter than all that is worth more stays, however many longer programs are.
+    Of programs that differ in nothing but numbers, which is most of what a long search scores, the three that are worth
+    most are kept. Of those that differ in more, what is shorter than all that is worth more stays, however many longer
+    programs are.
     """
 
     parsimony: float = 0.0

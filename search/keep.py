@@ -25,6 +25,7 @@ from .ledger import Child, Ledger, LedgerError
 from .statements import hypers_of
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_OTHERS = ("config", "starts", "commit", "format", "looks", "asked")  # of what a ledger says of its run
 _LOOK = 0  # re-scorings of a run count from 1, so that no seed of a find is one of theirs
 
 
@@ -65,21 +66,22 @@ def keep(
             raise LedgerError(f"{run}: no child {child}; write a number from 0 to {max(ledger.count() - 1, 0)}")
         lineage = _lineage(ledger, row)
         steps = ledger.steps(child)
-    if row.fitness is None:
-        raise FindError(f"row {child} of {run} has no fitness: it was dropped on the way ({row.reason or 'an alias'})")
-    written = Program.parse(row.final or row.program)
+    if not row.scored:
+        raise FindError(f"row {child} of {run} did not come through all stages: {row.reason or 'an alias'}")
+    written = Program.parse(row.best_text)
     simple = simplify(written)
     program = replace(with_named_numbers(simplify(with_named_constants(simple))), name=name)
-    named = hypers_of(program).keys() - hypers_of(simple)
+    named = {name for part in program.parts() for name in hypers_of(part)}
+    named -= {name for part in simple.parts() for name in hypers_of(part)}
     tell(f"row {child}: {len(written.statements)} statements, {len(program.statements)} simplified")
     tell(f"numbers that became hyperparameters: {', '.join(sorted(named)) or 'none'}")
     rules = tuple(step.rule for part in written.parts() for step in explain(part))
     config = json.loads(meta["config"])
     find = Find(
         config=config, starts=tuple(json.loads(meta["starts"])),
-        environment={n: v for n, v in meta.items() if n not in ("config", "starts", "commit", "format", "looks")},
+        environment={n: v for n, v in meta.items() if n not in _OTHERS},
         commit=meta.get("commit", ""), seed=config["seed"], child=child, steps=steps,
-        fitness=row.fitness, lineage=lineage, rules=rules,
+        fitness=row.fitness or 0.0, lineage=lineage, rules=rules,
         families=tuple(map(str, families(program))), scores=measured(program, config, dispatcher, tell),
     )  # fmt: skip
     return _write(name, about, program, find, where)

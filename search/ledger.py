@@ -72,6 +72,11 @@ class Child:
         return self.edit == START
 
     @property
+    def best_text(self) -> str:
+        """The program at the best learning rate that its stages found; as generated, where it was not trained."""
+        return self.final or self.program
+
+    @property
     def kinds(self) -> list[str]:
         """The kind of each edit; the row that an update or hyperparameters came of stands behind it."""
         return [edit.partition(" ")[0] for edit in self.edit.split("+")]

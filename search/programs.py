@@ -43,6 +43,8 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
     if not isinstance(name_or_path, str):
         return load(name_or_path)
     name = name_or_path
+    if not name.strip():
+        raise ProgramError("the name of a program is missing; stepsmith list shows those of the catalogue")
     if route := _route(name):
         return _routed(*route)
     if called := _CALL.fullmatch(name.strip()):
@@ -121,7 +123,7 @@ def _of_run(name: str) -> Program:
     if which == "best" and best.is_file():
         return load(str(best))
     _, row = run_row(name)
-    return Program.parse(row.final or row.program)
+    return Program.parse(row.best_text)
 
 
 def run_row(name: str) -> tuple[Path, Child]:
@@ -150,14 +152,19 @@ def run_row(name: str) -> tuple[Path, Child]:
 def decay_of(name: str) -> str:
     """The decay shape that its search trained a program on: a find's, or a run's; else the one tuned for AdamW.
 
-    >>> decay_of("Fading-Lion"), decay_of("lion")
-    ('constant_linear', 'tuned')
+    That of a transform is its program's.
+
+    >>> decay_of("Fading-Lion"), decay_of("cautious(fading_lion)"), decay_of("lion")
+    ('constant_linear', 'constant_linear', 'tuned')
     """
     from ..evaluator.fitness import TUNED
 
+    folder, colon, _ = name.rpartition(":")
+    if inside := _CALL.fullmatch(name.strip()):
+        return decay_of(program_names(inside[2])[0])
     if find := find_of(name):
         config = find.config
-    elif Path(folder := name.rpartition(":")[0], "ledger.sqlite").is_file():
+    elif colon and Path(folder, "ledger.sqlite").is_file():
         with Ledger.reading(Path(folder)) as ledger:
             config = json.loads(ledger.meta()["config"])
     else:

@@ -140,7 +140,7 @@ class Round:
         child, before = self.children[position], self.programs[position]
         after = self.programs[position] = score.program
         if after.peak == before.peak:
-            return replace(child, final=child.final or child.program)
+            return replace(child, final=child.best_text)
         return replace(child, final=str(after), lr_factor=child.lr_factor * after.peak / before.peak)
 
     def _judged(self, child: Child, score: Score, is_below: bool) -> Child:

@@ -235,6 +235,31 @@ def test_figures_are_drawn_of_what_ran_and_are_equal_for_equal_rows(bench, tmp_p
     assert "evolution, 2 seeds" in texts["search_momentum_fitness"]
     assert "constants" not in texts["search_momentum_fitness"]
     assert "wire (120)" in texts["search_momentum_edits"] and "seldom" not in texts["search_momentum_edits"]
+    best = figures._best_at(rows[0], np.array([50, 150, 200, 299, 300]))
+    np.testing.assert_array_equal(best, [np.nan, np.nan, 0.5, 0.5, 0.9])
+
+
+def test_figures_are_of_the_configuration_that_was_run_last(bench):
+    figures = bench("figures")
+    names = ("start", "strategy", "seed", "digest", "steps")
+    lines = [
+        ("momentum", "evolution", 381, "old", 6_000), ("momentum", "evolution", 1, "new", 1_000),
+        ("momentum", "evolution", 1, "new", 3_000), ("momentum", "random", 1, "new", 3_000),
+        ("adamw", "evolution", 1, "newer", 3_000),
+    ]  # fmt: skip
+    rows = [SimpleNamespace(**dict(zip(names, line, strict=True))) for line in lines]
+    assert [(r.strategy, r.steps) for r in figures.latest(rows, "momentum")] == [
+        ("evolution", 3_000),
+        ("random", 3_000),
+    ]
+    assert figures.latest(rows, "sgd") == []
+
+
+def test_the_committed_figures_are_what_their_command_draws(bench, tmp_path):
+    rediscovery, figures = bench("rediscovery"), bench("figures")
+    with JsonLines(rediscovery.RECORD, rediscovery.parsed) as record:
+        drawn = figures.draw(figures.latest(record.rows.values(), "momentum"), tmp_path, "momentum")
+    assert [p.read_bytes() for p in drawn] == [(figures.FIGURES / p.name).read_bytes() for p in drawn]
 
 
 def test_families_are_found_in_what_the_machine_simplifies(bench):

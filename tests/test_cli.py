@@ -364,6 +364,7 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
         ("decay = 'linaer'", "search.toml: decay: unknown decay 'linaer'; did you mean 'linear'?"),
         ("dtype = 'float8'", "search.toml: dtype: "),
         ("round = 100_000_000", "round: 100000000 children train as 100000001 copies: a population of 100000001 on"),
+        ("edits = inf", "search.toml: edits: Input should be a finite number"),
         ("space = lion45", "search.toml: Invalid value (at line 1, column 9)"),
         ("start = ['x.opt']", "search.toml: start: cannot read 'x.opt': No such file or directory"),
         ("held_out = ['quadratic_steep']", "task 'quadratic_steep' has no AdamW curve; make one: stepsmith tune"),

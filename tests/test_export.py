@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -588,6 +589,20 @@ def test_averages_and_decay_become_arguments():
     other = name_constants(Program.parse(adam)).program
     assert "power(beta1, t)" in str(other) and "power(beta2, t)" in str(other)
     assert key(other) == key(Program.parse(adam))
+
+
+def test_averages_that_share_a_correction_share_a_rate():
+    adam = """def train(w, g, m, v, lr=0.1, t):
+      m = interp(g, m, {})
+      v = interp(g * g, v, {})
+      return lr * (m / (1 - {} ** t)) / sqrt(v / (1 - {} ** t)), m, v"""
+    named = name_constants(Program.parse(adam.format(*[0.95] * 4))).program
+    assert named.hypers == (0.95,)
+    assert key(replace(named, hypers=(0.5,))) == key(Program.parse(adam.format(*[0.5] * 4)))
+    uncorrected = (
+        "def f(w, g, m, v, lr=0.1):\n m = interp(g, m, 0.95)\n v = interp(g * g, v, 0.95)\n return lr * m / v, m, v"
+    )
+    assert name_constants(Program.parse(uncorrected)).program.hypers == (0.95, 0.95)
 
 
 @pytest.mark.parametrize(

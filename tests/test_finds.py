@@ -24,6 +24,7 @@ from stepsmith.search import replay as replays
 from stepsmith.search.find import FindError, read_find
 from stepsmith.search.keep import keep, measured
 from stepsmith.search.ledger import Ledger, LedgerError
+from stepsmith.search.programs import decay_of
 from stepsmith.search.replay import differences, replay
 from stepsmith.search.run import BREEDS, Stop, commit
 from stepsmith.search.statements import hypers_of
@@ -86,7 +87,7 @@ def test_its_text_says_what_it_is_and_where_it_is_from(shelf, best):
 
 
 def test_its_numbers_can_be_set_and_stay_what_they_are(tmp_path):
-    text = "def f(w, g, m, lr=0.02):\n m = interp(g, m, 0.8)\n return lr * (m + 0.3 * g), m"
+    text = "def f(w, g, m, lr=0.6):\n m = interp(g, m, 0.8)\n return lr * (m + 0.3 * g), m"
     (tmp_path / "start.opt").write_text(text)
     found = tmp_path / "found"
     search(tmp_path / "run", small(tmp_path, start=(str(tmp_path / "start.opt"),), steps=2_000))
@@ -205,6 +206,20 @@ def test_changes_that_were_not_committed_are_said(shelf):
     assert "not recorded" in replays.where(found.model_copy(update={"commit": ""}))
 
 
+def test_the_decay_of_a_name_is_that_of_its_search_alone(run, monkeypatch):
+    assert decay_of(f"{run}:best") == decay_of(f"cautious({run}:3)") == "constant_linear" != decay_of("lion")
+    monkeypatch.chdir(run)  # where a ledger lies that has nothing to do with lion
+    assert decay_of("lion") == decay_of("cautious(lion)") == "tuned"
+
+
+def test_what_was_dropped_is_not_kept_though_an_audit_trained_it_whole(tmp_path):
+    search(tmp_path / "run", small(tmp_path, steps=3_000, audit=1.0))
+    with Ledger.reading(tmp_path / "run") as ledger:
+        row = next(row for row in ledger.children() if row.reason.startswith("dropped") and row.fitness is not None)
+    with pytest.raises(FindError, match=f"row {row.child} .* did not come through all stages: {row.reason}"):
+        keep(tmp_path / "run", row.child, "swift", "A rule.", dispatcher(), tmp_path / "found")
+
+
 def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
     def refused(child, name, about="A rule."):
         with pytest.raises((FindError, LedgerError)) as error:
@@ -217,8 +232,8 @@ def test_what_cannot_be_kept_or_read_is_one_line(run, shelf, tmp_path):
     assert refused(3, "swift", "Two\nlines") == refused(3, "swift", " ") == "--about says in one line what the rule is"
     assert "no child 999999; write a number from 0 to " in refused(999_999, "swift")
     with Ledger.reading(run) as ledger:
-        dropped = next(row.child for row in ledger.children() if row.fitness is None)
-    assert "has no fitness: it was dropped on the way" in refused(dropped, "swift")
+        dropped = next(row for row in ledger.children() if row.reason.startswith("dropped: stage"))
+    assert refused(dropped.child, "swift").endswith(f"did not come through all stages: {dropped.reason}")
     with pytest.raises(FindError, match="there is no find 'swfit'; on the shelf: swift"):
         read_find("swfit", shelf)
     damaged = json.loads((shelf / "swift.json").read_text()) | {"child": "x"}

@@ -20,7 +20,7 @@ from stepsmith.evaluator.validation.funnel import STAGES, Candidate, Funnel, Jou
 from stepsmith.evaluator.validation.protocol import Preset
 from stepsmith.evaluator.validation.speedup import Comparison
 from stepsmith.report.funnel_page import write_funnel
-from stepsmith.report.funnel_session import _candidates
+from stepsmith.report.funnel_session import _candidates, _entering
 from stepsmith.search.ledger import Child
 from stepsmith.search.milestones import milestones
 
@@ -125,6 +125,12 @@ def test_what_enters_is_no_start_and_no_two_train_alike(tmp_path):
     assert not any(rows[c.child].is_start or c.fitness == rows[0].fitness for c in found)
     assert any(rows[c.child].parent is None for c in found)  # what is bred of a start has no parent row
     assert max(c.fitness for c in found) == max(r.fitness for r in rows.values() if r.scored)
+    named = [f"{tmp_path}:{c.child}" for c in found[:2]]
+    for names in ([*named, str(tmp_path), named[0]], [str(tmp_path), *named]):
+        entering = _entering(names, 8)
+        assert sorted(c.child for c in entering) == [c.child for c in found]
+        assert all(c.fitness is not None for c in entering)
+    assert [c.name for c in _entering(["lion", "lion"], 8)] == ["lion"]
 
 
 def child(number, fitness, reason=""):

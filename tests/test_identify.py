@@ -11,7 +11,7 @@ import pytest
 from stepsmith.discovered import entries, identify, load
 from stepsmith.dsl import Const, Program, Statement, build
 from stepsmith.dsl.kinds import check
-from stepsmith.dsl.program import FIRST, NOWHERE, G, W
+from stepsmith.dsl.program import NOWHERE, G, W
 
 RULES = [e.name for e in entries() if not e.program.schedule]
 
@@ -84,7 +84,6 @@ def test_what_nobody_knows_has_a_neighbour():
     strange = Program.parse("def f(w, g, m, lr):\n m = interp(tanh(g), m, 0.7)\n return lr * arctan(m) + 0.0 * w, m")
     found = identify(strange)
     assert (found.how, found.rule) == ("nearest", "nesterov") and "cosine" in found.detail
-    assert FIRST
 
 
 def test_of_neighbours_that_are_equally_near_the_shortest_is_named():

@@ -18,7 +18,7 @@ from stepsmith.dsl.flow import flow
 from stepsmith.dsl.keys import behaviour, skeleton_key
 from stepsmith.dsl.likeness import action, likeness
 from stepsmith.dsl.symmetry import is_odd
-from stepsmith.evaluator import tune
+from stepsmith.evaluator import shorten, tune
 from stepsmith.evaluator.curve import LOWEST
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import Inline
@@ -442,6 +442,12 @@ def test_seeds_that_are_shown_were_never_used_before():
         used = [config.trial(i).seeds for i in range(len(config.stages))]
         used += [PICK_SEEDS, SHOWN_SEEDS, tune.PICK_SEEDS, tune.SHOWN_SEEDS]
         assert len(set(itertools.chain(*used))) == sum(map(len, used))
+
+
+def test_no_re_scoring_has_seeds_of_another_or_of_a_shortening():
+    used = [seeds for look in range(1_200) for seeds in fresh_seeds(look)]  # that of finds is number 0
+    used += [shorten._LR_SEEDS, tuple(range(shorten.FIRST_SEED, shorten.FIRST_SEED + 10_000))]
+    assert len(set(itertools.chain(*used))) == sum(map(len, used))
 
 
 class Spy(Inline):
