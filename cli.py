@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,9 +67,14 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: every expected error is one line on standard error and exit status 2."""
+    """Entry point."""
+    in_one_line(lambda: sys.exit(app(standalone_mode=False)))
+
+
+def in_one_line(work: Callable[[], None]) -> None:
+    """Does it: every expected error is one line on standard error and exit status 2."""
     try:
-        sys.exit(app(standalone_mode=False))
+        work()
     except Exception as error:
         line = _expected(error)
         if line is None or os.environ.get("STEPSMITH_DEBUG"):
@@ -454,6 +460,7 @@ def export(
     from .discovered import export_latex, export_optax, export_torch
     from .dsl.errors import did_you_mean
     from .dsl.flow import flow, reject_reason
+    from .dsl.keys import behaviour
     from .search.config import ConfigError
     from .search.programs import load_any
 
@@ -473,6 +480,8 @@ def export(
         form, suffix = ("LaTeX", ".tex") if to == "latex" else ("Python", ".py")
         raise ConfigError(f"{out} is a program's name, and this would write {form}; name a {suffix} file")
     _write(forms[to](rule), out, force)
+    if not rule.schedule and not behaviour(rule).finite:
+        print(f"stepsmith: beware, {program} has updates that are not finite on the probe", file=sys.stderr)
 
 
 @app.command()

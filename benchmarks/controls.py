@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stepsmith.cli import in_one_line
 from stepsmith.discovered import load
 from stepsmith.evaluator.settings import as_run
 from stepsmith.evaluator.train import use_one_thread
@@ -98,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rediscovery import RECORD, Outcome, longest, parsed
 
+from stepsmith.cli import in_one_line
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.report.validation_plots import drawing, svg_file
 
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from targets import RECORDS, TARGETS, measure
 
+from stepsmith.cli import in_one_line
 from stepsmith.discovered import load
 from stepsmith.evaluator.train import use_one_thread
 
@@ -33,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from stepsmith.cli import in_one_line
 from stepsmith.discovered.families import families
 from stepsmith.dsl import Program
 from stepsmith.dsl.simplify import simplify
@@ -168,13 +169,20 @@ def table(rows: list[Outcome]) -> Iterator[str]:
             yield f"{start:10} {strategy:10} {name:10} {sum(name in r.found for r in some):3} of {len(some)}  {when}"
 
 
+def positive(text: str) -> int:
+    """An option that counts."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--strategy", nargs="+", choices=("evolution", "random", "constants"), default=["evolution"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, help="of each run [default: those of the configuration]")
+    parser.add_argument("--seeds", type=positive, default=5, help="[default: 5]")
+    parser.add_argument("--first-seed", type=int, default=SEED, help=f"[default: {SEED}]")
+    parser.add_argument("--steps", type=positive, help="of each run [default: those of the configuration]")
     parser.add_argument("--config", type=Path, default=HERE / "rediscovery.toml")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     given = parser.parse_args()
@@ -198,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

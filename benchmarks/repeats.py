@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from stepsmith.cli import in_one_line
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import behaviour, behaviour_key, key
 from stepsmith.search.breed import at_rms, identity
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

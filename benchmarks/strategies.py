@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from rediscovery import FAMILIES, HALL, names_of
+from rediscovery import FAMILIES, HALL, names_of, positive
 
+from stepsmith.cli import in_one_line
 from stepsmith.dsl import Program
 from stepsmith.dsl.keys import Behaviour, structural_key
 from stepsmith.evaluator.dispatcher import Dispatcher
 from stepsmith.evaluator.executors import make_executor
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.search import breed
-from stepsmith.search.config import SearchConfig
+from stepsmith.search.config import SearchConfig, valid_config
 from stepsmith.search.elites import best_on_fresh_seeds, hall_of_fame
 from stepsmith.search.run import SEARCH_VERSION, create_run, run_search
 
@@ -74,7 +75,7 @@ RECORD = Path(__file__).parent / "results" / "strategies.jsonl"
 
 def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher) -> dict[str, object]:
     """One search and what it found, as a row of the record."""
-    config = SearchConfig.model_validate({"seed": seed, "steps": steps, "start": (start,)} | VARIANTS[strategy])
+    config = valid_config({"seed": seed, "steps": steps, "start": (start,)} | VARIANTS[strategy])
     with tempfile.TemporaryDirectory() as folder:
         ledger = create_run(Path(folder), config)
         with replaced(strategy):
@@ -127,8 +128,8 @@ def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
 def main() -> None:
     """Reads the command line, runs what is missing, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1_000_000, help="training steps of each search")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=positive, default=1_000_000, help="of each search [default: 1,000,000]")
+    parser.add_argument("--seeds", type=positive, default=3, help="from 101 on [default: 3]")
     parser.add_argument("--start", default="momentum")
     parser.add_argument("--only", choices=sorted(VARIANTS), nargs="+", default=list(VARIANTS), help="of the variants")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -146,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

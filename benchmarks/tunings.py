@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from rediscovery import positive
 from rich.console import Console
 from scipy import stats
 from targets import PRESET, PUBLISHED, RECORDS, TARGETS, measured
 
+from stepsmith.cli import in_one_line
 from stepsmith.discovered import load
 from stepsmith.evaluator.statistics import Interval
 from stepsmith.evaluator.train import use_one_thread
@@ -89,7 +91,7 @@ def main() -> None:
     parser.add_argument("rule", metavar="RULE", help="catalogued, a find among them")
     parser.add_argument("--against", nargs="+", default=["adamw"], metavar="RULE")
     parser.add_argument("--target", choices=TARGETS, default=TARGETS[0])
-    parser.add_argument("--seeds", type=int, default=8, help="of each tuning")
+    parser.add_argument("--seeds", type=positive, default=8, help="of each tuning [default: 8]")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     use_one_thread()
@@ -103,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

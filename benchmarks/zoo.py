@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stepsmith.cli import in_one_line
 from stepsmith.discovered import entries, load
 from stepsmith.dsl import Program
 from stepsmith.evaluator.curve import curve_of
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -87,7 +87,7 @@ def _known_as(program: Program) -> Identity:
     shape = form_shape(program)
     for rule in _known():
         if shape and rule.family == family and form_shape(rule.program) == shape:
-            return Identity(CONSTANTS, rule.title)
+            return Identity(CONSTANTS, rule.title, "sums of the same terms, each at a weight of its own")
     behaved = behaviour_key(program, form=name)
     for rule in _known():
         if behaved == behaviour_key(rule.program, form=rule.name):

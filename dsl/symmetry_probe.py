@@ -159,7 +159,12 @@ def rotated(side: int, seed: int) -> Change:
     """An orthogonal matrix on the left (side 0) or right (1) of each tensor."""
     random = _random(seed)
     turns = [np.linalg.qr(random.standard_normal((s[side], s[side])))[0] for s in SHAPES]
-    return lambda i, x: turns[i] @ x if side == 0 else x @ turns[i].T
+
+    def turned(i: int, x: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # an update may be infinite, which is no one's warning
+            return turns[i] @ x if side == 0 else x @ turns[i].T
+
+    return turned
 
 
 def flipped(seed: int) -> Change:

@@ -7,7 +7,7 @@ differences: seeds are common, so that their luck cancels, and the level is corr
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +28,7 @@ def race(
     keep: int,
     groups: Sequence[Hashable],
     looks: Sequence[int] = LOOKS,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[int]:
     """The programs by their places in the sequence, best first; those that left come after those that stayed.
 
@@ -38,6 +39,7 @@ def race(
         keep: How many are wanted. A program leaves when it is surely behind the last of so many,
         groups: and behind the best of its own group, of which one is wanted too.
         looks: Numbers of seeds.
+        tell: Is told how many are left after each look, a line each.
     """
     racing, out = list(range(len(programs))), list[int]()
     logs: list[list[float]] = [[] for _ in programs]
@@ -52,6 +54,7 @@ def race(
         checks = len(programs) * len(looks)
         left = [i for i in racing if all(_behind(logs[i], logs[r], checks) for r in _rivals(i, racing, keep, groups))]
         racing, out = [i for i in racing if i not in left], left + out
+        tell(f"after {upto} seeds {len(racing)} are left")
     return racing + out
 
 

@@ -44,7 +44,7 @@ def run_replay(name: str, folder: Path, dispatcher: Dispatcher, console: Console
         for what, (there, here) in other.items():
             say(console, f"{what}: {there} there, {here} here")
         again = where(find) if set(other) & set(BREEDS) else "the machine and the versions that are named here"
-        say(console, f"the same rows come with: {again}; here the find is scored again")
+        say(console, f"the same rows come with: {again}; then stepsmith replay {name}. Here the find is scored again")
         return _scored_again(name, find, dispatcher, console)
     finally:
         dispatcher.executor.close()

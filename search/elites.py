@@ -72,7 +72,7 @@ def rescore(
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
     states = [c.state for c in candidates]
     picking = Trial(tasks, seeds=pick, decay=decay)
-    order = race(dispatcher, [Program.parse(c.final) for c in candidates], picking, count, states)
+    order = race(dispatcher, [Program.parse(c.final) for c in candidates], picking, count, states, tell=tell)
     apart = list(unlike(candidates[i] for i in order))
     chosen = _with_niches(apart, count)
     programs = [Program.parse(c.final) for c in chosen]

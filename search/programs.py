@@ -115,6 +115,8 @@ def _of_run(name: str) -> Program:
         raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {name}:best")
     if Path(name).is_dir() and name not in names():
         raise LedgerError(f"{name} is neither a program nor a run: it holds no ledger.sqlite; a search makes one")
+    if name.endswith(".json"):
+        raise LedgerError(f"{name} is a record, not a program; name the find itself: {Path(name).stem}")
     if not colon and "/" in name and not name.endswith(SUFFIX) and not Path(name).exists():
         raise LedgerError(f"there is neither a file nor a run {name}")
     if not colon or name.endswith(SUFFIX) or Path(name).exists():

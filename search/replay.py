@@ -54,7 +54,7 @@ def where(find: Find) -> str:
     commit = find.commit.rstrip("+")[:12]
     changed = ", which had changes that were not committed" if find.commit.endswith("+") else ""
     made = f"git worktree add ../{commit} {commit} && cp -r discovered/found ../{commit}/discovered/"
-    return f"{made} && cd ../{commit} && make venv && .venv/bin/stepsmith replay NAME{changed}"
+    return f"{made} && cd ../{commit} && make venv{changed}"
 
 
 def replay(

@@ -299,6 +299,13 @@ def test_list_names_programs_tasks_and_spaces(home):
     assert re.search(r"^  adafactor +0\.002 state ", shown, re.MULTILINE)
 
 
+def test_an_export_of_what_blows_up_says_so(tmp_path):
+    (tmp_path / "huge.opt").write_text("def huge(w, g, lr):\n  return lr * g * exp(exp(9.0 + abs(w)))\n")
+    done = stepsmith("export", "huge.opt", "-o", "huge.py", cwd=tmp_path)
+    assert "huge.opt has updates that are not finite on the probe" in done.stderr and (tmp_path / "huge.py").exists()
+    assert not stepsmith("export", "lion", "-o", "lion.py", cwd=tmp_path).stderr
+
+
 def test_help_is_given_without_loading_anything_heavy(tmp_path):
     code = "import sys, stepsmith.cli as c; c.app(['--help'], standalone_mode=False); print('torch' in sys.modules)"
     done = stepsmith_python(code, tmp_path)
@@ -326,6 +333,9 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("export", "lion", "--to", "latex", "-o", "lion.opt") == wrong
     Path("mine.py").write_text("precious")
     assert fails("export", "lion", "-o", "mine.py") == "mine.py is there already; --force writes over it"
+    assert (
+        fails("inspect", "found/lion.json") == "found/lion.json is a record, not a program; name the find itself: lion"
+    )
     assert Path("mine.py").read_text() == "precious"
     assert fails("inspect", "cautius(lion)") == "unknown transform 'cautius'; did you mean 'cautious'?"
     assert fails("inspect", "lion for matrx else adamw") == "unknown role 'matrx'; did you mean 'matrix'?"

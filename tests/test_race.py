@@ -34,16 +34,18 @@ class Track:
         speedup = math.exp(self.means[i] + luck + self.noise * own)
         return Score(rule(i), speedup, ((speedup,),), ((1.0,),))
 
-    def race(self, keep, groups=None):
+    def race(self, keep, groups=None, tell=lambda text: None):
         programs = [rule(i) for i in range(len(self.means))]
         groups = groups or [0] * len(programs)
-        return race(Dispatcher(Inline(self)), programs, Trial(("quadratic",), seeds=SEEDS), keep, groups)
+        return race(Dispatcher(Inline(self)), programs, Trial(("quadratic",), seeds=SEEDS), keep, groups, tell=tell)
 
 
 def test_the_best_come_first_and_the_hopeless_train_least():
     track = Track([-1.0, 0.0, 0.02, -1.1, 0.5, -0.02], noise=0.05)
-    order = track.race(keep=2)
+    said = []
+    order = track.race(keep=2, tell=said.append)
     assert order[0] == 4 and set(order[4:]) == {0, 3}
+    assert said == [f"after {LOOKS[0]} seeds 4 are left", f"after {LOOKS[1]} seeds 4 are left"]
     assert track.runs[0] == track.runs[3] == LOOKS[0]
     assert track.runs[1] == track.runs[2] == LOOKS[-1]  # too close to call
 
