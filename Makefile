@@ -16,9 +16,9 @@ search: $(READY)  ## evolve optimizers (options in ARGS)
 	$(BIN)/stepsmith search $(ARGS)
 
 # One thread per worker: the workers fill the cores, and the numbers do not depend on how many there are. A file stays
-# with one worker, which makes its fixtures (a search, a cluster, a clone) once.
+# with one worker, which makes its fixtures (a search, a cluster, a clone) once; tests/conftest.py orders the files.
 test: lint  ## lint, types and tests (pytest options in ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=30 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=30 $(ARGS)
 
 bench: $(READY)  ## measure (options in ARGS)
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -107,3 +108,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for i in range(count)
         ]
         metafunc.parametrize("chunk", chunks)
+
+
+#: Files whose tests are few and long: searches that are killed, clusters, an interpreter of kernels.
+LONG = (
+    "test_triton", "test_ray", "test_simplify", "test_validation", "test_faults", "test_executors", "test_ledger",
+    "test_symmetry", "test_search", "test_cells", "test_finds", "test_cli", "test_target_training", "test_task_files",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then those of most tests: a worker that begins a long one at the end leaves the other idle."""
+    sizes = Counter(item.path for item in items)
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (rank.get(item.path.stem, len(LONG)), -sizes[item.path]))

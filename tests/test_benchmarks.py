@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
+import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy import stats
 
 from stepsmith.discovered import load
@@ -279,6 +282,24 @@ def test_the_pages_of_targets_are_what_their_command_writes(bench):
     targets = bench("targets")
     for table in (targets.PUBLISHED, targets.found_here()):
         assert table.page.read_text("utf-8") == targets.document(targets.measured(table), table)
+
+
+def test_a_page_of_the_same_runs_keeps_the_times_that_were_measured_with_them(bench, tmp_path, monkeypatch):
+    targets = bench("targets")
+    page = tmp_path / "page"
+    shutil.copytree(targets.RECORDS / "gpt-60k-parts", page)
+    before = {path.name: path.read_bytes() for path in page.iterdir()}
+    held = targets.read_validation(page / "validation.json")
+    slow = {n: replace(c, cost=replace(c.cost, seconds=9.0)) for n, c in held.contenders.items()}
+    monkeypatch.setattr(targets, "RECORDS", tmp_path)
+    console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(targets, "validate", lambda *given: replace(held, contenders=slow))
+    targets.measure("gpt-60k", {}, page, 0, console)
+    assert {path.name: path.read_bytes() for path in page.iterdir()} == before
+    assert "floored_nadam" in console.file.getvalue()
+    del slow["nadamw"]  # another table has pages of its own times
+    targets.measure("gpt-60k", {}, page, 0, console)
+    assert targets.read_validation(page / "validation.json").contenders["floored_nadam"].cost.seconds == 9.0
 
 
 def test_controls_change_what_they_say(bench):
