@@ -20,8 +20,9 @@ from stepsmith.dsl.flow import flow, reject_reason
 from stepsmith.dsl.keys import behaviour, key, structural_key
 from stepsmith.search.breed import make_child, remember, start_member
 from stepsmith.search.config import SearchConfig
+from stepsmith.search.member import Member
 from stepsmith.search.mutate import Mutator
-from stepsmith.search.population import Fold, Member
+from stepsmith.search.population import Fold
 from stepsmith.search.strategies import STRATEGIES
 
 TITLE = "milliseconds a child, before it is trained"

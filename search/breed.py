@@ -21,10 +21,11 @@ from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
 from .fittest import skeleton
 from .ledger import START, Child
+from .member import Member
 from .mix import mixed
 from .mutate import MAX_STATEMENTS
 from .niche import niche_of
-from .population import Fold, Member
+from .population import Fold
 from .statements import shortened, times_lr, with_hypers_of
 from .strategies import Evolution
 

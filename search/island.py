@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from .fittest import front
+from .member import Member
 from .structures import Structures
-
-if TYPE_CHECKING:
-    from .population import Member
 
 
 @dataclass

@@ -7,12 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from ..dsl import Program
 from ..evaluator.curve import LOWEST
 from .config import SearchConfig
 from .credit import Credit
@@ -20,8 +18,8 @@ from .fittest import Fittest, worth
 from .hurdles import Asked, Hurdles
 from .island import Island
 from .ledger import Child
+from .member import Member
 from .niche import Niche
-from .statements import hypers_of
 
 REPEAT = "dropped: trains as row"
 _FAVOUR = 5  # a niche with half of the best fitness of all has a 32nd of its children
@@ -54,32 +52,6 @@ def favour(best: float) -> float:
 def losses_key(losses: Sequence[Sequence[float]]) -> int:
     """Of finite floats alone, whose hash is the same always."""
     return hash(tuple(map(tuple, losses)))
-
-
-@dataclass(frozen=True)
-class Member:
-    """A program that may become a parent: its row, its text, how good it is, the RMS of its update on the probe, the
-    number of its live statements, and a factor on its peak lr. Parsed only when it is read.
-    """
-
-    child: int | None
-    text: str
-    fitness: float
-    rms: float
-    statements: int
-    factor: float = 1.0
-    skeleton: str = ""  # what programs share that differ in numbers alone
-
-    @cached_property
-    def program(self) -> Program:
-        """The program at its best learning rate."""
-        program = Program.parse(self.text)
-        return program if self.factor == 1 else program.with_own_lr(program.peak * self.factor)
-
-    @property
-    def hypers(self) -> dict[str, float]:
-        """Its hyperparameters but the learning rate, by name."""
-        return hypers_of(self.program)
 
 
 @dataclass

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from numpy.random import Generator
 
 from .fittest import worth
+from .member import Member
 from .mutate import Mutator
 
 if TYPE_CHECKING:
     from .config import SearchConfig
     from .island import Island
-    from .population import Member
 
 
 _CHAIN = 6  # mean length of a random chain

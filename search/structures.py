@@ -7,14 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
 
 from numpy.random import Generator
 
 from .fittest import worth
-
-if TYPE_CHECKING:
-    from .population import Member
+from .member import Member
 
 _YOUNG = 16  # children that have moved its numbers; then it is left to evolution
 _NEAR = 0.7  # of the best of the island: what is poorer is not worth tuning

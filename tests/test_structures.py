@@ -15,8 +15,9 @@ from stepsmith.search.config import SearchConfig, Stage
 from stepsmith.search.fittest import skeleton
 from stepsmith.search.island import Island
 from stepsmith.search.ledger import Child
+from stepsmith.search.member import Member
 from stepsmith.search.niche import Niche
-from stepsmith.search.population import Fold, Member, losses_key
+from stepsmith.search.population import Fold, losses_key
 from stepsmith.search.strategies import Evolution
 from stepsmith.search.structures import _KEPT, _YOUNG, Structures
 
