@@ -151,9 +151,10 @@ class RayActors:
             return  # Ray would wait for it
         self.watcher.join()
         with self.queue.lock:
-            for actor in self.queue.actors:
-                self._kill(actor)
+            actors = list(self.queue.actors)
             self.queue.actors.clear()
+        for actor in actors:  # without the lock: a kill waits for Ray's thread, which may wait for it in a callback
+            self._kill(actor)
         self.ray.shutdown()
 
     # --- workers --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_ray_changes_no_row(tmp_path, undisturbed, ray_executor, workers):
     expected, config = undisturbed
     search(tmp_path / "run", config, ray_executor(workers))
     assert rows(tmp_path / "run") == expected
+
+
+def test_closing_waits_for_no_callback_that_waits_for_it(ray_executor, monkeypatch):
+    """Ray's kill may wait for its own thread, where the end of a call drops the worker."""
+    executor = ray_executor(1)
+    kill, waited = executor.ray.kill, []
+
+    def kill_after_callback(handle):
+        callback = threading.Thread(target=executor._drop, args=[None], daemon=True)
+        callback.start()
+        callback.join(10)
+        waited.append(callback.is_alive())
+        kill(handle)
+
+    deadline = time.monotonic() + 60
+    while not executor.queue.actors and time.monotonic() < deadline:
+        time.sleep(0.05)
+    monkeypatch.setattr(executor.ray, "kill", kill_after_callback)
+    executor.close()
+    assert waited == [False]
 
 
 def test_a_node_that_is_killed_half_way_changes_no_row(tmp_path, undisturbed, cluster, ray_executor):
