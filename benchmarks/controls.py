@@ -30,6 +30,7 @@ from stepsmith.report.validation_table import validation_table
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = 40
+AGAIN = "again"  # what makes the draws of a second tuning others
 CONTROLLED = {**PRESETS, "table": TABLE}  # the latter is that of benchmarks/targets.py, whose runs it takes
 Frozen = Mapping[str, dict[float, Settled]]
 
@@ -44,7 +45,7 @@ def again(
     pool: TargetPool, rule: str, preset: Preset, tell: Callable[[str], None], frozen: Frozen
 ) -> dict[float, Settled]:
     """A rule tuned a second time by other draws, whatever the first ended with."""
-    return freeze(pool, load(rule), preset, tell, salt="again")
+    return freeze(pool, load(rule), preset, tell, salt=AGAIN)
 
 
 def with_decay_of_adamw(frozen: Frozen) -> dict[float, Settled]:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from measure import positive
 from pydantic import TypeAdapter
 
 from stepsmith.cli import in_one_line
@@ -90,11 +91,8 @@ def run(start: str, strategy: str, seed: int, config: SearchConfig, dispatcher: 
     folder = RUNS / key(start, strategy, seed, digest(config)).replace(" ", "-")
     clock = JsonLines(folder / "clock.jsonl", lambda held: (str(held["round"]), float(held["seconds"])))
     before = max(clock.rows.values(), default=0.0)
-    changed: list[str] = []
-    if (folder / "ledger.sqlite").exists():
-        ledger, _, changed = open_run(folder)
-    else:
-        ledger = create_run(folder, config)
+    begun = (folder / "ledger.sqlite").exists()
+    ledger, _, changed = open_run(folder) if begun else (create_run(folder, config), config, [])
     for what in changed:
         print(f"{folder} goes on elsewhere than it was begun: {what}", flush=True)
 
@@ -167,13 +165,6 @@ def table(rows: list[Outcome]) -> Iterator[str]:
                 f"{f.child:,} {f.steps:,} {f.seconds / 60:.0f}" if (f := r.first.get(name)) else "none" for r in some
             )
             yield f"{start:10} {strategy:10} {name:10} {sum(name in r.found for r in some):3} of {len(some)}  {when}"
-
-
-def positive(text: str) -> int:
-    """An option that counts."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on, not {text!r}")
-    return int(text)
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from rediscovery import FAMILIES, HALL, names_of, positive
+from measure import positive
+from rediscovery import FAMILIES, HALL, names_of
 
 from stepsmith.cli import in_one_line
 from stepsmith.dsl import Program

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rediscovery import positive
+from controls import AGAIN
+from measure import positive
 from rich.console import Console
 from scipy import stats
 from targets import PRESET, PUBLISHED, RECORDS, TARGETS, measured
@@ -31,7 +32,7 @@ from stepsmith.evaluator.validation.protocol import Settled, finals, side_by_sid
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.validate import freeze
 
-SALTS = ("", "again", "again 2", "again 3")  # of a tuning's draws; the second is that of benchmarks/controls.py
+SALTS = ("", AGAIN, f"{AGAIN} 2", f"{AGAIN} 3")  # of a tuning's draws
 _FIRST = 48  # of the seeds of a comparison: those before are of tables, pages and the A/A test
 
 

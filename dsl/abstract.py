@@ -15,7 +15,7 @@ import numpy as np
 
 from .flow import Flow, Node
 from .kind import Kind
-from .kinds import shown_op
+from .kinds import COUNTED, shown_op
 from .ops import OPS
 from .program import FIRST, GAUSS_NEWTON, HUTCHINSON, NOISE, TWO_POINT, Arg, Const, G, W
 
@@ -171,7 +171,7 @@ def split(node: Node, facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
     if node.op == "where":
         return list(facts[1:]), list(facts[:1])
     patterns = OPS[node.op].patterns
-    steering = {i for i, p in enumerate(patterns) if p in ("k", "#", ".")}
+    steering = {i for i, p in enumerate(patterns) if p in (*COUNTED, ".")}
     if not steering:
         return list(facts), []
     # random_projection has t beside its arguments

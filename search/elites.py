@@ -66,7 +66,7 @@ def rescore(
     """
     tasks, decay = fold.config.stages[-1].tasks, fold.config.decay
     pick, show = fresh_seeds(look)
-    candidates = _candidates(fold, max(count, _CANDIDATES))
+    candidates = _candidates(fold, count)
     if not candidates:
         return []
     tell(f"racing {len(candidates)} candidates on {LOOKS[0]} to {LOOKS[-1]} fresh seeds")
@@ -158,7 +158,7 @@ def _dominates(a: Elite, b: Elite) -> bool:
     return a is not b and all(x >= y for x, y in zip(better, worse, strict=True)) and better != worse
 
 
-def _candidates(fold: Fold, count: int = _CANDIDATES) -> list[Child]:
+def _candidates(fold: Fold, shown: int = 0) -> list[Child]:
     """The fittest rows, few of them alike, and the fittest of each niche; of those that trained to the very same losses
     one.
     """
@@ -166,7 +166,7 @@ def _candidates(fold: Fold, count: int = _CANDIDATES) -> list[Child]:
     for child in fold.fittest:  # of equals the shorter comes first, then the earlier
         apart.setdefault((child.state, child.fitness), child)
     ranked = list(unlike(apart.values(), _TUNINGS, simplified=False))
-    return _with_niches(ranked, count, _PER_NICHE)
+    return _with_niches(ranked, max(shown, _CANDIDATES), _PER_NICHE)
 
 
 def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Child]:

@@ -66,13 +66,12 @@ def keep(
             raise LedgerError(f"{run}: no child {child}; write a number from 0 to {max(ledger.count() - 1, 0)}")
         lineage = _lineage(ledger, row)
         steps = ledger.steps(child)
-    if not row.scored:
+    if row.fitness is None or not row.scored:
         raise FindError(f"row {child} of {run} did not come through all stages: {row.reason or 'an alias'}")
     written = Program.parse(row.best_text)
     simple = simplify(written)
     program = replace(with_named_numbers(simplify(with_named_constants(simple))), name=name)
-    named = {name for part in program.parts() for name in hypers_of(part)}
-    named -= {name for part in simple.parts() for name in hypers_of(part)}
+    named = set[str]().union(*map(hypers_of, program.parts())).difference(*map(hypers_of, simple.parts()))
     tell(f"row {child}: {len(written.statements)} statements, {len(program.statements)} simplified")
     tell(f"numbers that became hyperparameters: {', '.join(sorted(named)) or 'none'}")
     rules = tuple(step.rule for part in written.parts() for step in explain(part))
@@ -81,7 +80,7 @@ def keep(
         config=config, starts=tuple(json.loads(meta["starts"])),
         environment={n: v for n, v in meta.items() if n not in _OTHERS},
         commit=meta.get("commit", ""), seed=config["seed"], child=child, steps=steps,
-        fitness=row.fitness or 0.0, lineage=lineage, rules=rules,
+        fitness=row.fitness, lineage=lineage, rules=rules,
         families=tuple(map(str, families(program))), scores=measured(program, config, dispatcher, tell),
     )  # fmt: skip
     return _write(name, about, program, find, where)
