@@ -51,7 +51,8 @@ REPLACED: dict[str, dict[str, Callable[..., object]]] = {
     "key of text": {"identity": _by_text, "is_ornament": _never},
     "ornaments": {"is_ornament": _never},
 }
-#: Name -> what differs from the default configuration.
+#: Name -> what differs from the default configuration, which restarts after 30 rounds without a better program: a
+#: search of a million steps has a dozen rounds in all, so restarts are tried where they come rather than left out.
 VARIANTS: dict[str, dict[str, object]] = {
     "evolution": {},
     "random": {"strategy": "random"},
@@ -61,7 +62,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no hurdles": {"stages": (_FITNESS,)},
     "every seed": {"stages": (*SearchConfig().stages[:-1], _FITNESS)},
     "no ageing": {"population": 1_000_000},
-    "no restarts": {"patience": 1_000_000},
+    "restarts": {"patience": 4},
     "no dead code": {"tidy": 1.0},
     "no tuning": {"tune": 0.0},
     "no front": {"front": 0.0},
@@ -87,7 +88,7 @@ def one(strategy: str, seed: int, steps: int, start: str, dispatcher: Dispatcher
     families = {name for row in hall_of_fame(fold, HALL) for name in names_of(row.final)}
     return {
         "strategy": strategy, "seed": seed, "budget": steps, "start": start, "version": SEARCH_VERSION,
-        "steps": fold.steps,
+        "steps": fold.steps, "rounds": fold.rounds, "restarts": fold.restarts,
         "children": fold.children, "repeats": fold.counts["alias"], "worker_seconds": round(seconds),
         "in_search": fold.best.fitness if fold.best else None,
         "unseen": found.fitness if found else None, "program": str(found.program) if found else None,
@@ -111,8 +112,8 @@ def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
     """Medians over seeds of this version's searches, as text."""
-    header = f"{'strategy':14} {'seeds':>5} {'median':>7} {'Lion':>5} {'cautious':>8} {'repeats':>7}"
-    lines = [f"{header}  speedup over tuned AdamW on unseen seeds, each search"]
+    header = f"{'strategy':14} {'seeds':>5} {'median':>7} {'Lion':>5} {'cautious':>8} {'steps':>6} {'children':>8}"
+    lines = [f"{header} {'repeats':>7}  speedup over tuned AdamW on unseen seeds, each search"]
     for strategy in VARIANTS:
         wanted = (strategy, budget, start, SEARCH_VERSION)
         some = [r for r in rows if (r["strategy"], r["budget"], r["start"], r.get("version")) == wanted]
@@ -120,9 +121,12 @@ def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
         if values:
             each = " ".join(f"{v:.3f}" for v in values)
             lion, cautious = (sum(name in r["families"] for r in some) for name in FAMILIES)
+            steps, children = (statistics.median(r[name] for r in some) for name in ("steps", "children"))
             repeats = sum(r["repeats"] for r in some) / sum(r["children"] for r in some)
-            median = f"{statistics.median(values):7.3f}"
-            lines.append(f"{strategy:14} {len(some):5} {median} {lion:5} {cautious:8} {repeats:7.0%}  {each}")
+            lines.append(
+                f"{strategy:14} {len(some):5} {statistics.median(values):7.3f} {lion:5} {cautious:8} "
+                f"{steps / 1e6:5.2f}M {children:8.0f} {repeats:7.0%}  {each}"
+            )
     return "\n".join(lines)
 
 

@@ -322,14 +322,29 @@ def test_controls_change_what_they_say(bench):
 def test_tunings_are_the_unit_of_their_test(bench):
     tunings = bench("tunings")
     law, data = PowerLaw(alpha=2.0, exponent=0.5, floor=1.0), 1.0
-    rule, sure, scattered = [2.8, 2.82, 2.81, 2.79], [3.0, 3.01, 2.99, 3.0], [2.5, 3.5, 2.4, 3.6]
+    means = [2.8, 2.82, 2.81, 2.79], [3.0, 3.01, 2.99, 3.0], [2.5, 3.5, 2.4, 3.6]
+    rule, sure, scattered = ([[mean - 0.1, mean, mean + 0.1] for mean in tuned] for tuned in means)
     ahead, level = tunings.against(rule, {"adamw": sure, "nadamw": scattered}, law, data)
     assert (ahead.rival, ahead.gap.mean) == ("adamw", pytest.approx(-0.195))
     assert ahead.gap.low < ahead.gap.mean < ahead.gap.high < 0 and ahead.p < 0.001
     assert ahead.speedup.mean == pytest.approx((2 / 1.805) ** 2)
     assert 1 < ahead.speedup.low < ahead.speedup.mean < ahead.speedup.high
     assert level.p > 0.05 and level.speedup.low < 1 < level.speedup.high
-    single = stats.ttest_ind(rule, sure, equal_var=False).pvalue
+    single = stats.ttest_ind(means[0], means[1], equal_var=False).pvalue
     assert ahead.p == pytest.approx(2 * single)  # Holm: the least of two
+    assert ahead.p_permuted == pytest.approx(2 * 2 / 70) and level.p_permuted > 0.05
     text = tunings.table("found", {"found": rule, "adamw": sure, "nadamw": scattered}, [ahead, level])
     assert len(text.splitlines()) == 5 and str(ahead.speedup) in text and "2.8200" in text
+
+
+def test_an_interval_over_tunings_and_seeds_covers_what_either_alone_does_not(bench):
+    """Tunings and seeds that both scatter, seeds shared by the sides and not alike to them."""
+    over, draws = bench("tunings").over_tunings_and_seeds, np.random.default_rng(0)
+    covered, over_tunings = 0, 0
+    for _ in range(400):
+        sides = [draws.normal(size=(4, 1)) + draws.normal(size=8) + 0.3 * draws.normal(size=(4, 8)) for _ in range(2)]
+        both = over(*sides)
+        welch = stats.ttest_ind(*(side.mean(axis=1) for side in sides), equal_var=False).confidence_interval(0.95)
+        covered += both.low < 0 < both.high
+        over_tunings += welch.low < 0 < welch.high
+    assert 0.93 < covered / 400 < 0.985 and covered > over_tunings
