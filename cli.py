@@ -365,7 +365,7 @@ def simplify(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
     """Show the shortest equal program, and each step that proves it."""
-    from .dsl.errors import did_you_mean
+    from .dsl.errors import OF_FEW, did_you_mean
     from .dsl.simplify import simplify as shortest
     from .report.simplification import empirical, simplification
     from .search.config import KNOWN_DECAYS, ConfigError
@@ -374,7 +374,7 @@ def simplify(
     levels, forms = ("exact", "algebraic", "empirical"), ("text", "markdown", "opt")
     for name, value, known in (("level", level, levels), ("form", to, forms), ("decay", decay, KNOWN_DECAYS)):
         if value is not None and value not in known:
-            raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
+            raise ConfigError(f"unknown {name} {value!r}; {did_you_mean(value, known, OF_FEW)}")
     for option, given in (("--task", task), ("--decay", decay)):
         if level != "empirical" and given:
             raise ConfigError(f"{option} is an option of --level empirical; the {level} level trains nothing")
@@ -458,7 +458,7 @@ def export(
     from functools import partial
 
     from .discovered import export_latex, export_optax, export_torch
-    from .dsl.errors import did_you_mean
+    from .dsl.errors import OF_FEW, did_you_mean
     from .dsl.flow import flow, reject_reason
     from .dsl.keys import behaviour
     from .search.config import ConfigError
@@ -470,7 +470,7 @@ def export(
         "latex": export_latex,
     }
     if to not in forms:
-        raise ConfigError(f"unknown form {to!r}; {did_you_mean(to, forms)}")
+        raise ConfigError(f"unknown form {to!r}; {did_you_mean(to, forms, OF_FEW)}")
     if plain and to != "torch":
         raise ConfigError(f"--plain leaves kernels out, and a file for {to} has none")
     rule = load_any(program)

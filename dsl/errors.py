@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+OF_FEW = 0.75  # `near_from` where all that is known fits into the hint: no guess hides it
+
 
 class ProgramError(ValueError):
     """A program that is not one: one line that says what is wrong, where, and how to mend it.

@@ -198,6 +198,12 @@ class _Builder:
         check(program, [(t.line or 1, t.column or 1) for t in (*self.tokens, token)])
         return program
 
+    def _hint(self, name: str) -> str:
+        if any(str(head) == name for head, value in self.body if isinstance(value, Node)):
+            return (f"it is read before it has a value; what is kept from step to step stands in the header: "
+                    f"def {short(self.name)}(w, g, {short(name)}, ...)")  # fmt: skip
+        return did_you_mean(name, self.slots)
+
     def _states_text(self) -> str:
         return "".join(f", {short(n)}" for n in self.names[: len(self.states)])
 
@@ -230,7 +236,7 @@ class _Builder:
                     raise at(node.token, f"{quoted(name)} is a reserved input that the header does not name; add it")
                 if name in CALLABLE:
                     raise at(node.token, f"{name!r} is a function; call it, as in {name}(...)")
-                raise at(node.token, f"unknown name {quoted(name)}; {did_you_mean(name, self.slots)}")
+                raise at(node.token, f"unknown name {quoted(name)}; {self._hint(name)}")
             return self.slots[name]
         if isinstance(node.leaf, float):
             return Const(node.leaf)

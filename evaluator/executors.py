@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from ..dsl.errors import did_you_mean
+from ..dsl.errors import OF_FEW, did_you_mean
 from .fitness import Job, Score, evaluate
 
 Work = Callable[[Job], list[Score | None]]  # None at empty places
@@ -126,7 +126,7 @@ def make_executor(
     """
     kind = kind or ("inline" if workers == 0 else "processes")
     if kind not in EXECUTORS:
-        raise ExecutorError(f"unknown executor {kind!r}; {did_you_mean(kind, EXECUTORS)}")
+        raise ExecutorError(f"unknown executor {kind!r}; {did_you_mean(kind, EXECUTORS, OF_FEW)}")
     if kind == "ray" and (gpus > 0) != (device != "cpu"):
         raise ExecutorError("workers on GPUs are asked for by --gpus and --device cuda together")
     if kind != "ray" and (address is not None or gpus):
@@ -178,7 +178,7 @@ def check_device(device: str, elsewhere: bool = False) -> None:
     except RuntimeError:
         kind = device
     if kind != "cuda":
-        raise ExecutorError(f"unknown device {device!r}; {did_you_mean(device, ('cpu', 'cuda'))}")
+        raise ExecutorError(f"unknown device {device!r}; {did_you_mean(device, ('cpu', 'cuda'), OF_FEW)}")
     if not elsewhere and not torch.cuda.is_available():
         raise ExecutorError(
             "this machine has no CUDA device; leave out --device, or search on a Ray cluster that has one"

@@ -39,13 +39,13 @@ def race(
         keep: How many are wanted. A program leaves when it is surely behind the last of so many,
         groups: and behind the best of its own group, of which one is wanted too.
         looks: Numbers of seeds.
-        tell: Is told how many are left after each look, a line each.
+        tell: Is told how many are left after each look, and in a long one how far it is, a line each.
     """
     racing, out = list(range(len(programs))), list[int]()
     logs: list[list[float]] = [[] for _ in programs]
     for before, upto in zip((0, *looks), looks, strict=False):
         seeds = trial.seeds[before:upto]
-        found = scores(dispatcher, [programs[i] for i in racing], replace(trial, seeds=seeds))
+        found = scores(dispatcher, [programs[i] for i in racing], replace(trial, seeds=seeds), tell)
         for i, score in zip(racing, found, strict=True):
             logs[i] += map(math.log, score.means())
         racing.sort(key=lambda i: -float(np.mean(logs[i])))

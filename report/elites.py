@@ -54,7 +54,7 @@ def write_elites(folder: Path, elites: Sequence[Elite]) -> None:
     replace_file(folder / "hall_of_fame.csv", text.getvalue())
     (folder / "best").mkdir(exist_ok=True)
     for number, (elite, row) in enumerate(zip(elites, rows, strict=True), 1):
-        note = "".join(f"# {name}: {value}\n" for name, value in row.items() if value)
+        note = "".join(f"# {'place' if name == '#' else name}: {value}\n" for name, value in row.items() if value)
         replace_file(folder / "best" / f"{number}.opt", note + _without_doc(elite.program))
     for old in (folder / "best").glob("*.opt"):
         if not old.stem.isdecimal() or int(old.stem) > len(elites):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_REPLAY = ".venv/bin/stepsmith replay"  # of the checkout it is run in, whatever is on the path
+
+
 def run_keep(source: str, name: str, about: str, dispatcher: Dispatcher, console: Console) -> None:
     """Puts the row that `RUN:best` or `RUN:CHILD` names on the shelf."""
     try:
@@ -43,8 +46,11 @@ def run_replay(name: str, folder: Path, dispatcher: Dispatcher, console: Console
             return _made_again(find, folder, dispatcher, console)
         for what, (there, here) in other.items():
             say(console, f"{what}: {there} there, {here} here")
-        again = where(find) if set(other) & set(BREEDS) else "the machine and the versions that are named here"
-        say(console, f"the same rows come with: {again}; then stepsmith replay {name}. Here the find is scored again")
+        bred_alike = not set(other) & set(BREEDS)
+        again = "the machine and the versions named first" if bred_alike else where(find, f"{_REPLAY} {name}")
+        say(console, f"the same rows come with: {again}")
+        seeds = sum(len(score.seeds) for score in find.scores)
+        say(console, f"here the find is scored again, which takes some minutes: {seeds} runs and more, on two cores")
         return _scored_again(name, find, dispatcher, console)
     finally:
         dispatcher.executor.close()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..dsl.errors import did_you_mean
+from ..dsl.errors import OF_FEW, did_you_mean
 from ..evaluator.executors import check_device
 from ..evaluator.validation.funnel import STAGES, Candidate, funnel
 from ..search.ledger import Child, Ledger
@@ -41,7 +41,7 @@ def run_funnel(
     if not stages:
         raise ValidationError(f"--stages names one of {', '.join(STAGES)} at least")
     if unknown := [name for name in stages if name not in STAGES]:
-        raise ValidationError(f"unknown stage {unknown[0]!r}; {did_you_mean(unknown[0], STAGES)}")
+        raise ValidationError(f"unknown stage {unknown[0]!r}; {did_you_mean(unknown[0], STAGES, OF_FEW)}")
     check_device(device)
     chosen = [STAGES[name] for name in stages]
     entering = _entering(names, count)

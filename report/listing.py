@@ -41,12 +41,12 @@ def _program(entry: Entry) -> str:
 
 
 def _scored(name: str) -> str:
-    """What a find scored first; a record that cannot be read leaves the rest of the list alone."""
+    """What a find scored on each task; a record that cannot be read leaves the rest of the list alone."""
     try:
-        score = read_find(name).scores[0]
+        found = read_find(name).scores
     except FindError as error:
         return f" ({error})"
-    return f" Found: {score.interval.mean:.2f} on {score.task}."
+    return " Speedup: " + ", ".join(f"{score.task} {score.interval.mean:.2f}" for score in found) + "."
 
 
 def state(entry: Entry) -> str:

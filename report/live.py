@@ -43,7 +43,12 @@ class LiveView:
             self.live.update(Group(_numbers(progress), _best_table(progress.fold), Text("Ctrl-C: save and end")))
         elif time.monotonic() - self.last_line > _LINE_EVERY:
             self.last_line = time.monotonic()
-            self.console.print(" ".join(f"{name} {value}" for name, value in facts(progress)), soft_wrap=True)
+            self.console.print(line(progress), soft_wrap=True)
+
+
+def line(progress: Progress) -> str:
+    """The same on one line."""
+    return ", ".join(f"{name} {value}" for name, value in facts(progress))
 
 
 def facts(progress: Progress) -> list[tuple[str, str]]:
@@ -64,8 +69,8 @@ def facts(progress: Progress) -> list[tuple[str, str]]:
         ("rejected", _share(counts["rejected"], fold.children)),
         ("failed", _share(counts["failed"] + counts["fault"], fold.children)),
         ("dropped", _share(counts["dropped"], fold.children)),
-        ("evaluations/s", f"{(fold.judged - progress.trained_before) / seconds:.2f}"),
-        ("full runs/h", f"{steps / full / seconds * 3600:,.0f}"),
+        ("evaluations/s", f"{(fold.judged - progress.trained_before) / seconds:.2f}" if steps else "-"),
+        ("full runs/h", f"{steps / full / seconds * 3600:,.0f}" if steps else "-"),
         ("steps", f"{fold.steps:,}"),
         ("wrongly dropped", wrong),
         ("restarts", str(fold.restarts)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..search.find import Find, find_of
+from ..search.find import Find, Scored, find_of
 
 
 def origin(name: str) -> list[str]:
@@ -20,5 +20,9 @@ def lines(find: Find) -> list[str]:
         f"simplified {', '.join(dict.fromkeys(find.rules)) or 'nothing'}",
         *(f"family     {family}" for family in find.families),
         f"fitness    {find.fitness:.3f} in the search, on its own seeds",
-        *(f"score      {s.interval} on {s.task}, {len(s.seeds)} unseen seeds" for s in find.scores),
+        *(f"score      {s.interval} on {s.task}, {len(s.seeds)} unseen seeds{_moved(s)}" for s in find.scores),
     ]
+
+
+def _moved(score: Scored) -> str:
+    return "" if score.factor == 1 else f", at {score.factor:g} of its learning rate"

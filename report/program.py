@@ -68,7 +68,7 @@ def _part(program: Program) -> Iterator[str]:
     """A program without its route."""
     live, seen = flow(program), behaviour(program)
     dead = len(program.statements) - len(live.nodes)
-    problem = reject_reason(live)
+    problem = reject_reason(live) or ("" if seen.finite else "its updates are not finite on the probe")
     if problem:
         yield f"not an optimizer: {problem}"
     yield from _costs(program, live)

@@ -19,7 +19,7 @@ from ..search.population import Fold
 from ..search.run import Progress, Stop, run_search, start_programs
 from ..search.shares import shares
 from .elites import elite_table, write_elites
-from .live import LiveView, facts
+from .live import LiveView, line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,10 @@ def run_session(
 
             fold = run_search(ledger, config, dispatcher, minutes, progress)
         if last:
-            say(console, ", ".join(f"{name} {value}" for name, value in facts(last[0])))
+            say(console, line(last[0]))
+        if minutes and last and last[0].in_flight and fold.steps == last[0].steps_before:
+            say(console, f"no round was closed in that time, so nothing new is saved: give it more than --minutes "
+                         f"{minutes:g}; {resume}")  # fmt: skip
         if interrupted.count:
             say(console, f"interrupted: all closed rounds are saved; {resume}")
             sys.exit(130)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..discovered import load
 from ..dsl import Program
-from ..dsl.errors import did_you_mean
+from ..dsl.errors import OF_FEW, did_you_mean
 from ..evaluator.executors import check_device
 from ..evaluator.validation.fits import check_target_fits
 from ..evaluator.validation.pool import TargetPool
@@ -63,7 +63,7 @@ class Wanted:
     def check(self) -> None:
         """Raises, in one line, what stands in the way."""
         if self.preset not in PRESETS:
-            raise ValidationError(f"unknown preset {self.preset!r}; {did_you_mean(self.preset, PRESETS)}")
+            raise ValidationError(f"unknown preset {self.preset!r}; {did_you_mean(self.preset, PRESETS, OF_FEW)}")
         check_device(self.device)
         target = target_named(self.target, self.text)
         for program in (load("adamw"), *self.programs().values()):

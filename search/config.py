@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..dsl.errors import did_you_mean
+from ..dsl.errors import OF_FEW, did_you_mean
 from ..dsl.ops import SPACES
 from ..dsl.symmetry import is_odd
 from ..evaluator.fitness import TUNED, Trial
@@ -144,14 +144,14 @@ class SearchConfig(BaseModel):
     def _known_name(cls, name: str, field: ValidationInfo) -> str:
         known: Mapping[str, object] = STRATEGIES if field.field_name == "strategy" else SPACES
         if name not in known:
-            raise ValueError(f"unknown {field.field_name} {name!r}; {did_you_mean(name, known)}")
+            raise ValueError(f"unknown {field.field_name} {name!r}; {did_you_mean(name, known, OF_FEW)}")
         return name
 
     @field_validator("decay")
     @classmethod
     def _known_decay(cls, name: str) -> str:
         if name not in KNOWN_DECAYS:
-            raise ValueError(f"unknown decay {name!r}; {did_you_mean(name, KNOWN_DECAYS)}")
+            raise ValueError(f"unknown decay {name!r}; {did_you_mean(name, KNOWN_DECAYS, OF_FEW)}")
         return name
 
     @field_validator("start")

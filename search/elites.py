@@ -58,7 +58,7 @@ def rescore(
     before: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Elite]:
-    """The elites of a run, in the order that the picking seeds give.
+    """The elites of a run: first what the picking seeds choose, then by what they show.
 
     `look` counts re-scorings of this run from 1, `before` the programs of the earlier ones: each has seeds of its own,
     and the intervals are corrected for the programs of all of them, so that resuming until something looks good proves
@@ -76,9 +76,12 @@ def rescore(
     apart = list(unlike(candidates[i] for i in order))
     chosen = _with_niches(apart, count)
     programs = [Program.parse(c.final) for c in chosen]
-    tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join([*tasks, *fold.config.held_out])}")
-    shown = on_fresh_seeds(fold, dispatcher, chosen, look, before)
-    held_out = {name: held_out_scores(dispatcher, programs, name, look, decay) for name in fold.config.held_out}
+    tell(f"showing {len(chosen)} on {len(show)} more seeds of {' and '.join(tasks)}")
+    shown = on_fresh_seeds(fold, dispatcher, chosen, look, before, tell)
+    held_out = {}
+    for name in fold.config.held_out:
+        tell(f"and of {name}, held out, at the best of {len(_HELD_OUT_FACTORS)} learning rates")
+        held_out[name] = held_out_scores(dispatcher, programs, name, look, decay, tell)
     looked_at = before + len(chosen)
     elites = []
     for index, (child, seen) in enumerate(zip(chosen, shown, strict=True)):
@@ -86,7 +89,7 @@ def rescore(
         costs = cost(programs[index])
         assert child.fitness is not None
         elites.append(Elite(child.child, child.final, child.fitness, costs, seen, others))
-    return elites
+    return elites[:1] + sorted(elites[1:], key=lambda elite: -elite.seen.mean)
 
 
 def hall_of_fame(fold: Fold, count: int) -> list[Child]:
@@ -114,11 +117,16 @@ def hall_of_fame(fold: Fold, count: int) -> list[Child]:
 
 
 def on_fresh_seeds(
-    fold: Fold, dispatcher: Dispatcher, rows: Sequence[Child], look: int = 1, before: int = 0
+    fold: Fold,
+    dispatcher: Dispatcher,
+    rows: Sequence[Child],
+    look: int = 1,
+    before: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Interval]:
     """Speedups of rows on the tasks of the search and the seeds that are shown, corrected as those of `rescore`."""
     trial = Trial(fold.config.stages[-1].tasks, seeds=fresh_seeds(look)[1], decay=fold.config.decay)
-    found = scores(dispatcher, [Program.parse(row.final) for row in rows], trial)
+    found = scores(dispatcher, [Program.parse(row.final) for row in rows], trial, tell)
     return [_interval(score, before + len(rows)) for score in found]
 
 
@@ -185,13 +193,18 @@ def _with_niches(ranked: Sequence[Child], count: int, each: int = 1) -> list[Chi
 
 
 def held_out_scores(
-    dispatcher: Dispatcher, programs: list[Program], name: str, look: int, decay: str = TUNED
+    dispatcher: Dispatcher,
+    programs: list[Program],
+    name: str,
+    look: int,
+    decay: str = TUNED,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Score]:
     """Scores on a held-out task, each at the learning-rate factor that picking seeds prefer."""
     pick, show = fresh_seeds(look)
     moving = Trial((name,), seeds=pick[:2], lr_factors=_HELD_OUT_FACTORS, decay=decay)
     moved = scores(dispatcher, programs, moving)
-    return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show, decay=decay))
+    return scores(dispatcher, [s.program for s in moved], Trial((name,), seeds=show, decay=decay), tell)
 
 
 def _interval(score: Score, looked_at: int) -> Interval:

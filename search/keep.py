@@ -119,9 +119,9 @@ def measured(
     for task in [*own, *config["held_out"]]:
         tell(f"scoring on {len(show)} fresh seeds of {task}")
         if task in own:
-            [score] = scores(dispatcher, [program], Trial((task,), seeds=show, decay=decay))
+            [score] = scores(dispatcher, [program], Trial((task,), seeds=show, decay=decay), tell)
         else:
-            [score] = held_out_scores(dispatcher, [program], task, _LOOK, decay)
+            [score] = held_out_scores(dispatcher, [program], task, _LOOK, decay, tell)
         factor = score.program.peak / program.peak
         found.append(Scored(task=task, seeds=show, speedups=score.speedups[0], factor=factor))
     return tuple(found)

@@ -47,14 +47,14 @@ def differences(find: Find) -> dict[str, tuple[str, str]]:
     return {n: (find.environment.get(n, "?"), v) for n, v in here.items() if find.environment.get(n) != v}
 
 
-def where(find: Find) -> str:
-    """How to have the version that a find was made by, which knew nothing of it yet."""
+def where(find: Find, then: str = "") -> str:
+    """How to have the version that a find was made by, which knew nothing of it yet, and what to run there."""
     if not find.commit:
         return "the version that found it is not recorded"
     commit = find.commit.rstrip("+")[:12]
     changed = ", which had changes that were not committed" if find.commit.endswith("+") else ""
     made = f"git worktree add ../{commit} {commit} && cp -r discovered/found ../{commit}/discovered/"
-    return f"{made} && cd ../{commit} && make venv{changed}"
+    return f"{made} && cd ../{commit} && make venv{then and f' && {then}'}{changed}"
 
 
 def replay(

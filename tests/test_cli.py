@@ -152,6 +152,18 @@ def test_a_search_warns_of_ops_that_it_will_not_hold(tmp_path, args, note):
     assert done.stdout.split("\n")[1].startswith(note or "time ")
 
 
+def test_minutes_in_which_no_round_closes_say_that_nothing_is_saved(tmp_path):
+    write_inputs(tmp_path)
+    search = ("search", "--config", "search.toml", "--workers", "0", "--elites", "0", "--out", "run")
+    done = stepsmith(*search, "--minutes", "1e-9", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(
+        "no round was closed in that time, so nothing new is saved: give it more than --minutes 1e-09; "
+        "go on with: stepsmith search --resume run\n"
+    )
+    assert _rounds(tmp_path / "run") == 0
+
+
 def test_the_hint_to_resume_is_whole_however_long_the_folder(tmp_path):
     write_inputs(tmp_path)
     name = "a-long-name-" * 10
@@ -323,7 +335,10 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("searhc") == "unknown command 'searhc'; did you mean 'search'?"
     assert fails("search", "--from", "loin") == "start: unknown program 'loin'; did you mean 'lion'?"
     assert fails("search", "--space", "lion54") == "space: unknown space 'lion54'; did you mean 'lion45'?"
-    assert fails("search", "--strategy", "evolve") == "strategy: unknown strategy 'evolve'; did you mean 'evolution'?"
+    few = "strategy: unknown strategy 'evolve'; known: constants, evolution, random"
+    assert fails("search", "--strategy", "evolve") == few
+    assert fails("search", "--device", "gpu") == "unknown device 'gpu'; known: cpu, cuda"
+    assert fails("simplify", "lion", "--level", "empiricl") == "unknown level 'empiricl'; did you mean 'empirical'?"
     assert "--steps" in fails("search", "--stepz", "3")
     assert fails("export", "lion", "--to", "troch") == "unknown form 'troch'; did you mean 'torch'?"
     assert fails("export", "lion", "--to", "latex", "--plain").endswith("a file for latex has none")

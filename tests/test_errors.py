@@ -79,6 +79,9 @@ MISTAKES = {
         "2:7: unknown function 'sgin'; did you mean 'sign'?"),
     "a misspelt name": (HEADER + "  update = lr * g\n  return updaet, m",
         "3:10: unknown name 'updaet'; did you mean 'update'?"),
+    "a state that the header lacks": (
+        "def f(w, g, lr):\n  m = 0.9 * m + g\n  return lr * m", "2:13: unknown name 'm'; it is read before it has a "
+        "value; what is kept from step to step stands in the header: def f(w, g, m, ...)"),
     "a name from nowhere": (HEADER + "  return lr * q, m", "2:15: unknown name 'q'; known: g, lr, m, w"),
     "a name, and a function after it": (HEADER + "  m = q\n  x = sgin(g)\n  return lr * m, m",
         "2:7: unknown name 'q'; known: g, lr, m, w"),
