@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=8, help="of each tuning [default: 8]")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error("--seeds: an interval that holds other seeds wants two at least")
     use_one_thread()
     tell = partial(Console().print, highlight=False, markup=False, soft_wrap=True)
     sides = [given.rule, *given.against]

@@ -48,7 +48,7 @@ def differences(find: Find) -> dict[str, tuple[str, str]]:
 
 
 def where(find: Find, then: str = "") -> str:
-    """How to have the version that a find was made by, which knew nothing of it yet, and what to run there."""
+    """How to have the version that a find was made by, which knew nothing of it yet; `then` is run there."""
     if not find.commit:
         return "the version that found it is not recorded"
     commit = find.commit.rstrip("+")[:12]
