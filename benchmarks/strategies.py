@@ -39,17 +39,10 @@ def _by_text(program: Program, seen: Behaviour) -> str:
     return breed.at_rms(structural_key(program.with_own_lr(1.0)), seen.rms)
 
 
-def _never(*given: object) -> bool:
-    return False
-
-
-#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without. Where
-#: scale is not kept or repeats are known by text, what acts as its parent is bred all the time and would be refused:
-#: "ornaments", which refuses none of them, is beside what those two are seen.
+#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
 REPLACED: dict[str, dict[str, Callable[..., object]]] = {
-    "no scale": {"kept_scale": lambda now, scale: now, "is_ornament": _never},
-    "key of text": {"identity": _by_text, "is_ornament": _never},
-    "ornaments": {"is_ornament": _never},
+    "no scale": {"kept_scale": lambda now, scale: now},
+    "key of text": {"identity": _by_text},
 }
 #: Name -> what differs from the default configuration, which restarts after 30 rounds without a better program: a
 #: search of a million steps has a dozen rounds in all, so restarts are tried where they come rather than left out.
@@ -110,12 +103,12 @@ def parsed(row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return key(row["strategy"], row["seed"], row["budget"], row["start"], row.get("version", 0)), row
 
 
-def table(rows: Collection[Mapping[str, Any]], budget: int, start: str) -> str:
-    """Medians over seeds of this version's searches, as text."""
+def table(rows: Collection[Mapping[str, Any]], budget: int, start: str, version: int) -> str:
+    """Medians over seeds of a version's searches, as text."""
     header = f"{'strategy':14} {'seeds':>5} {'median':>7} {'Lion':>5} {'cautious':>8} {'steps':>6} {'children':>8}"
     lines = [f"{header} {'repeats':>7}  speedup over tuned AdamW on unseen seeds, each search"]
-    for strategy in VARIANTS:
-        wanted = (strategy, budget, start, SEARCH_VERSION)
+    for strategy in dict.fromkeys([*VARIANTS, *(r["strategy"] for r in rows)]):  # an earlier version had others
+        wanted = (strategy, budget, start, version)
         some = [r for r in rows if (r["strategy"], r["budget"], r["start"], r.get("version")) == wanted]
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
@@ -138,17 +131,19 @@ def main() -> None:
     parser.add_argument("--start", default="momentum")
     parser.add_argument("--only", choices=sorted(VARIANTS), nargs="+", default=list(VARIANTS), help="of the variants")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--version", type=positive, default=SEARCH_VERSION, help="an earlier one's table; runs nothing")
     arguments = parser.parse_args()
+    wanted = range(101, 101 + arguments.seeds) if arguments.version == SEARCH_VERSION else ()
     dispatcher = Dispatcher(make_executor(arguments.workers or 0))
     with closing(dispatcher.executor), JsonLines(RECORD, parsed) as record:
-        for seed in range(101, 101 + arguments.seeds):
+        for seed in wanted:
             for strategy in arguments.only:
                 search = (strategy, seed, arguments.steps, arguments.start)
                 if key(*search) not in record.rows:
                     row = one(*search, dispatcher)
                     record.append(row)
                     print(strategy, seed, row["unseen"], flush=True)
-    print(table(record.rows.values(), arguments.steps, arguments.start))
+    print(table(record.rows.values(), arguments.steps, arguments.start, arguments.version))
 
 
 if __name__ == "__main__":

@@ -109,8 +109,10 @@ def test_resuming_changes_no_row(tmp_path, archipelago):
 
 def test_the_best_of_each_niche_is_shown(archipelago):
     _, _, fold = archipelago
-    shown = {fold.scored[e.child].niche for e in rescore(fold, Dispatcher(Inline()), 5)}
-    assert shown >= {Niche(1, 0), Niche(1, 2)}
+    elites = rescore(fold, Dispatcher(Inline()), 2 * len(fold.homes))  # in half of the places
+    of_few_states = {niche for niche in fold.homes if niche.states <= 2}
+    assert of_few_states >= {Niche(1, 0), Niche(1, 2)}
+    assert {fold.scored[e.child].niche for e in elites} >= of_few_states
 
 
 def test_niches_and_islands_exclude_each_other():
