@@ -101,9 +101,16 @@ DRAWN: dict[str, Callable[[Axes, Sequence[Outcome]], None]] = {
 
 
 def latest(rows: Iterable[Outcome], start: str) -> list[Outcome]:
-    """Of runs in the order of their record those of the configuration that was run last, each at its longest."""
+    """Of runs in the order of their record those of the last configuration that has runs of every strategy, or of the
+    last of all where none has; each at its longest.
+    """
     some = [row for row in rows if row.start == start]
-    return [row for row in longest(some).values() if row.digest == some[-1].digest]
+    strategies = defaultdict[str, set[str]](set)
+    for row in some:
+        strategies[row.digest].add(row.strategy)
+    whole = [row.digest for row in some if strategies[row.digest] >= _COLOURS.keys()]
+    of = (whole or [row.digest for row in some])[-1:]
+    return [row for row in longest(some).values() if row.digest in of]
 
 
 def draw(rows: Sequence[Outcome], folder: Path, start: str) -> list[Path]:

@@ -242,7 +242,7 @@ def test_figures_are_drawn_of_what_ran_and_are_equal_for_equal_rows(bench, tmp_p
     np.testing.assert_array_equal(best, [np.nan, np.nan, 0.5, 0.5, 0.9])
 
 
-def test_figures_are_of_the_configuration_that_was_run_last(bench):
+def test_figures_are_of_the_configuration_that_was_run_last_with_every_strategy_if_any(bench):
     figures = bench("figures")
     names = ("start", "strategy", "seed", "digest", "steps")
     lines = [
@@ -256,6 +256,9 @@ def test_figures_are_of_the_configuration_that_was_run_last(bench):
         ("random", 3_000),
     ]
     assert figures.latest(rows, "sgd") == []
+    whole = SimpleNamespace(start="momentum", strategy="constants", seed=1, digest="old", steps=6_000)
+    of_old = [*rows, whole, SimpleNamespace(**vars(whole) | {"strategy": "random"})]
+    assert {r.digest for r in figures.latest([of_old[-1], of_old[-2], *rows], "momentum")} == {"old"}
 
 
 def test_the_committed_figures_are_what_their_command_draws(bench, tmp_path):
