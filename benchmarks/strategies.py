@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--version", type=positive, default=SEARCH_VERSION, help="an earlier one's table; runs nothing")
     arguments = parser.parse_args()
     wanted = range(101, 101 + arguments.seeds) if arguments.version == SEARCH_VERSION else ()
-    dispatcher = Dispatcher(make_executor(arguments.workers or 0))
+    dispatcher = Dispatcher(make_executor((arguments.workers or 0) if wanted else 0))
     with closing(dispatcher.executor), JsonLines(RECORD, parsed) as record:
         for seed in wanted:
             for strategy in arguments.only:

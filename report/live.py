@@ -47,7 +47,7 @@ class LiveView:
 
 
 def line(progress: Progress) -> str:
-    """The same on one line."""
+    """What `facts` has, on one line."""
     return ", ".join(f"{name} {value}" for name, value in facts(progress))
 
 

@@ -183,9 +183,8 @@ def test_keep_says_what_it_wrote_and_inspect_where_it_is_from(run, own_shelf, sh
     assert origin("Swifter")[0] == "origin" and origin("lion") == []
     with pytest.raises(FindError, match="'swifter' is on the shelf already"):
         find_session.run_keep(f"{run}:best", "swifter", "Again.", dispatcher(), console)
-    assert re.search(
-        r"^ Speedup: quadratic \d\.\d\d", listing._scored("swifter")
-    ) and "there is no find" in listing._scored("swiftest")
+    assert re.search(r"^ Speedup: quadratic \d\.\d\d", listing._scored("swifter"))
+    assert "there is no find" in listing._scored("swiftest")
 
 
 def test_on_another_version_it_names_the_commit_and_scores_again(shelf, tmp_path, monkeypatch, own_shelf):

@@ -164,9 +164,11 @@ def test_a_child_moves_weights_as_far_as_its_parent_or_model_unless_only_a_numbe
         if row.rms == pytest.approx(parent, rel=1e-6):
             kept += 1
             assert behaviour(program).rms == pytest.approx(parent, rel=1e-6)
-        elif row.rms != pytest.approx(parent, rel=1e-3):  # four secants came no closer: lr does not give the scale
-            fitting = program.with_lr(program.peak * parent / row.rms)
-            assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-6, abs=0)
+        elif row.rms != pytest.approx(parent, rel=1e-5):  # four secants came no closer: lr does not give the scale
+            assert not _scales_with_lr(flow(program))
+            if row.rms != pytest.approx(parent, rel=1e-3):  # near enough, a sine or a cap is as good as a multiple
+                fitting = program.with_lr(program.peak * parent / row.rms)
+                assert behaviour(fitting).rms != pytest.approx(parent, rel=1e-6, abs=0)
     assert kept > 30 and changed > 3
     for number, of in fold.scored.items():  # as the whole text has it at its best rate
         if _scales_with_lr(flow(Program.parse(source(rows, rows[number]).final))):
