@@ -11,7 +11,7 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,18 @@ def table(rows: Collection[Mapping[str, Any]], budget: int, start: str, version:
         values = sorted(float(str(r["unseen"])) for r in some if r["unseen"] is not None)
         if values:
             each = " ".join(f"{v:.3f}" for v in values)
-            lion, cautious = (sum(name in r["families"] for r in some) for name in FAMILIES)
-            steps, children = (statistics.median(r[name] for r in some) for name in ("steps", "children"))
-            repeats = sum(r["repeats"] for r in some) / sum(r["children"] for r in some)
-            lines.append(
-                f"{strategy:14} {len(some):5} {statistics.median(values):7.3f} {lion:5} {cautious:8} "
-                f"{steps / 1e6:5.2f}M {children:8.0f} {repeats:7.0%}  {each}"
-            )
+            lines.append(f"{strategy:14} {len(some):5} {statistics.median(values):7.3f} {_counts(some)}  {each}")
     return "\n".join(lines)
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Families, steps, children and repeats: blank for searches of the first versions, which did not record them."""
+    if not all("families" in r for r in rows):
+        return " " * 38
+    lion, cautious = (sum(name in r["families"] for r in rows) for name in FAMILIES)
+    steps, children = (statistics.median(r[name] for r in rows) for name in ("steps", "children"))
+    repeats = sum(r["repeats"] for r in rows) / sum(r["children"] for r in rows)
+    return f"{lion:5} {cautious:8} {steps / 1e6:5.2f}M {children:8.0f} {repeats:7.0%}"
 
 
 def main() -> None:

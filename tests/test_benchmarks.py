@@ -25,7 +25,7 @@ from stepsmith.evaluator.executors import Inline
 from stepsmith.evaluator.json_lines import JsonLines
 from stepsmith.evaluator.settings import written_settings
 from stepsmith.evaluator.train import Run
-from stepsmith.evaluator.validation.power_law import PowerLaw
+from stepsmith.evaluator.tune import PICK_SEEDS
 from stepsmith.evaluator.validation.protocol import Settled
 from stepsmith.proxies import stack, task
 from stepsmith.search import breed
@@ -192,6 +192,15 @@ def test_variants_are_without_the_part_of_the_search_that_they_are_named_for(ben
     assert rows() == (pytest.approx(1), 0)
 
 
+def test_searches_that_did_not_record_their_families_have_a_line_as_well(bench):
+    strategies = bench("strategies")
+    old = {"strategy": "evolution", "budget": 9, "start": "momentum", "version": 10, "unseen": 0.9}
+    new = {**old, "version": 40, "families": ["Lion"], "steps": 10, "children": 4, "repeats": 1}
+    lines = [strategies.table([old, new], 9, "momentum", version).splitlines() for version in (10, 40)]
+    assert [len(some) for some in lines] == [2, 2] and lines[0][1].index("0.900", 30) == lines[1][1].index("0.900", 30)
+    assert "25%" in lines[1][1] and "%" not in lines[0][1]
+
+
 def test_a_rediscovery_is_recorded_with_its_course(bench, monkeypatch, tmp_path):
     rediscovery = bench("rediscovery")
     monkeypatch.setattr(rediscovery, "RUNS", tmp_path)
@@ -324,20 +333,47 @@ def test_controls_change_what_they_say(bench):
 
 def test_tunings_are_the_unit_of_their_test(bench):
     tunings = bench("tunings")
-    law, data = PowerLaw(alpha=2.0, exponent=0.5, floor=1.0), 1.0
+    curve = {data: {seed: 1 + 2 * data**-0.5 + seed / 20 for seed in (-1, 0, 1)} for data in (0.5, 1.0, 2.0)}
     means = [2.8, 2.82, 2.81, 2.79], [3.0, 3.01, 2.99, 3.0], [2.5, 3.5, 2.4, 3.6]
     rule, sure, scattered = ([[mean - 0.1, mean, mean + 0.1] for mean in tuned] for tuned in means)
-    ahead, level = tunings.against(rule, {"adamw": sure, "nadamw": scattered}, law, data)
+    ahead, level = tunings.against(rule, {"adamw": sure, "nadamw": scattered}, curve)
     assert (ahead.rival, ahead.gap.mean) == ("adamw", pytest.approx(-0.195))
     assert ahead.gap.low < ahead.gap.mean < ahead.gap.high < 0 and ahead.p < 0.001
     assert ahead.speedup.mean == pytest.approx((2 / 1.805) ** 2)
     assert 1 < ahead.speedup.low < ahead.speedup.mean < ahead.speedup.high
     assert level.p > 0.05 and level.speedup.low < 1 < level.speedup.high
+    assert ahead.speedup_elsewhere.low < ahead.speedup.low and ahead.speedup.high < ahead.speedup_elsewhere.high
     single = stats.ttest_ind(means[0], means[1], equal_var=False).pvalue
     assert ahead.p == pytest.approx(2 * single)  # Holm: the least of two
     assert ahead.p_permuted == pytest.approx(2 * 2 / 70) and level.p_permuted > 0.05
     text = tunings.table("found", {"found": rule, "adamw": sure, "nadamw": scattered}, [ahead, level])
     assert len(text.splitlines()) == 5 and str(ahead.speedup) in text and "2.8200" in text
+
+
+def test_a_rival_is_read_at_its_own_loss_and_not_at_that_of_the_curve(bench):
+    """AdamW that is as good as the law says at twice the data is no reason for another ratio between two rules."""
+    curve = {data: dict.fromkeys(range(3), 1 + 2 * data**-0.5) for data in (0.5, 1.0, 2.0)}
+    noise = np.arange(-1, 2) / 1000 + np.array([[-1], [0], [1], [0]]) / 10_000  # of seeds and of tunings
+    at = {data: (1 + 2 * data**-0.5 + noise).tolist() for data in (1.0, 2.0, 3.0)}
+    rivals = {"adamw": at[1.0], "lion": at[2.0]}
+    over_adamw, over_lion = bench("tunings").against(at[3.0], rivals, curve)
+    assert over_adamw.speedup.mean == pytest.approx(3.0, rel=1e-3)
+    assert over_lion.speedup.mean == pytest.approx(1.5, rel=1e-3)
+
+
+def test_tunings_that_differ_are_told_from_themselves(bench):
+    told, draws = bench("tunings").told_apart, np.random.default_rng(0)
+    alike = draws.normal(size=(20, 4, 8))
+    assert 0.02 < np.mean([told(each) for each in alike]) < 0.1
+    assert told(alike[0] + np.array([[0.0], [9.0], [20.0], [30.0]])) > 0.9
+
+
+def test_every_tuning_has_picking_seeds_of_its_own_and_shares_those_that_are_compared(bench):
+    presets = [bench("tunings").preset_of(number) for number in range(4)]
+    picked = [seed for preset in presets for seed in preset.budget.seeds]
+    assert len(set(picked)) == 8 and len({preset.first_seed for preset in presets}) == 1
+    compared = range(presets[0].first_seed, presets[0].first_seed + 8)
+    assert not {*picked} & {*compared, *PICK_SEEDS} and not {*compared} & {*range(9_100, 9_156)}
 
 
 def test_an_interval_over_tunings_and_seeds_covers_what_either_alone_does_not(bench):
@@ -346,7 +382,7 @@ def test_an_interval_over_tunings_and_seeds_covers_what_either_alone_does_not(be
     covered, over_tunings = 0, 0
     for _ in range(400):
         sides = [draws.normal(size=(4, 1)) + draws.normal(size=8) + 0.3 * draws.normal(size=(4, 8)) for _ in range(2)]
-        both = over(*sides)
+        both = over(*sides).interval()
         welch = stats.ttest_ind(*(side.mean(axis=1) for side in sides), equal_var=False).confidence_interval(0.95)
         covered += both.low < 0 < both.high
         over_tunings += welch.low < 0 < welch.high

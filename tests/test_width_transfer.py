@@ -72,7 +72,8 @@ def test_queries_meet_keys_with_less_weight_the_wider_a_head_is():
 def test_targets_have_other_widths_by_name_and_what_cannot_is_refused_in_a_line():
     assert target("gpt-100k@128").steps > 3 * target("gpt-100k").steps
     assert at_width(target("gpt-100k@128"), 32).fingerprint() == target("gpt-100k@32").fingerprint()
-    for name, said in (("gpt-100k@wide", "whole number"), ("gpt-1@64", "unknown target 'gpt-1'")):
+    bad = {"gpt-100k@wide": "whole number", "gpt-100k@0": "above 0", "gpt-1@64": "unknown target 'gpt-1'"}
+    for name, said in bad.items():
         with pytest.raises(UnknownTarget, match=said):
             target(name)
     for name, said in (("table-wine@64", "no decoder"), ("gpt-100k@60", "multiple of 8")):

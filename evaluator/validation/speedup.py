@@ -125,9 +125,9 @@ def _drawn_speedups(
     losses[:, here] += drawn
     for column, horizon in enumerate(horizons):
         if horizon != data and len(adamw[horizon]) > 1:
-            losses[:, column] += _drawn_means(list(adamw[horizon].values()), level, resamples, rng)
+            losses[:, column] += drawn_means(list(adamw[horizon].values()), level, resamples, rng)
         elif horizon != data:  # one seed's loss is sqrt(n) times as uncertain as the mean of n
-            spread = _drawn_means(list(adamw[data].values()), level, resamples, rng)
+            spread = drawn_means(list(adamw[data].values()), level, resamples, rng)
             losses[:, column] += math.sqrt(len(adamw[data])) * spread
     laws = fit_power_laws(horizons, losses)
     return laws.speedup(laws.loss(data) + gaps, data)
@@ -146,12 +146,12 @@ def _drawn_pairs(
     shift = weights @ paired * (len(rival) / len(adamw))
     others = [loss for s, loss in adamw.items() if s not in rival]
     if len(others) > 1:
-        shift = shift + _drawn_means(others, level, resamples, rng) * (len(others) / len(adamw))
+        shift = shift + drawn_means(others, level, resamples, rng) * (len(others) / len(adamw))
     return shift, differences.mean() + weights @ differences
 
 
-def _drawn_means(losses: list[float], level: float, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How far the means of resampled losses lie from the mean observed. Shape (N,)."""
+def drawn_means(losses: list[float], level: float, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How far the means of resampled losses lie from the mean observed, widened as Student's. Shape (N,)."""
     return _drawn_weights(len(losses), level, resamples, rng) @ np.array(losses)
 
 

@@ -18,7 +18,7 @@ from .pool import TargetPool
 from .power_law import STEEPEST, PowerLaw, fit_power_law
 from .profile import time_to_target
 from .protocol import Preset, Settled, finals, settle, side_by_side, steps_of
-from .speedup import Comparison, compare
+from .speedup import Comparison, Losses, compare
 from .step_costs import StepCost, step_costs
 from .training import Result, Training
 
@@ -135,8 +135,9 @@ def validate(
     reach = side_by_side(pool, lambda n: _sensitivity(pool, frozen[n][preset.tuned], preset), list(sides))
     trainings = {n: finals(f[preset.tuned].run, preset, 1, steps_of(pool, preset.tuned))[0] for n, f in frozen.items()}
     costs = step_costs(pool.target, trainings, pool.device)
-    law = fit_power_law(*_curve(pool, results[ADAMW], preset))
-    outcomes = _outcomes(pool, results, preset)
+    curve = curve_of(pool, results[ADAMW], preset)
+    law = fit_power_law(list(curve), [statistics.fmean(losses.values()) for losses in curve.values()])
+    outcomes = _outcomes(pool, results, preset, curve)
     contenders = {
         n: Contender(n, f[preset.tuned].program, f, results[n], reach.get(n, {}), costs[n], outcomes[n])
         for n, f in shown.items()
@@ -199,12 +200,11 @@ def _sensitivity(pool: TargetPool, settled: Settled, preset: Preset) -> dict[flo
     return dict(sorted(zip(factors, results, strict=True)))
 
 
-def _curve(
-    pool: TargetPool, results: Mapping[float, Mapping[int, Result]], preset: Preset
-) -> tuple[list[float], list[float]]:
-    ratios = sorted(results)
-    losses = [statistics.fmean(_ends(results[r], preset).values()) for r in ratios]
-    return [_data(pool, r) for r in ratios], losses
+def curve_of(
+    pool: TargetPool, adamw: Mapping[float, Mapping[int, Result]], preset: Preset
+) -> dict[float, dict[int, float]]:
+    """The losses of tuned AdamW that are compared, by data and seed, of its results by data ratio."""
+    return {_data(pool, ratio): _ends(adamw[ratio], preset) for ratio in sorted(adamw)}
 
 
 def _data(pool: TargetPool, ratio: float) -> float:
@@ -230,11 +230,13 @@ def _sigma(results: Mapping[float, Mapping[int, Result]], preset: Preset) -> flo
 
 
 def _outcomes(
-    pool: TargetPool, results: Mapping[str, Mapping[float, Mapping[int, Result]]], preset: Preset
+    pool: TargetPool,
+    results: Mapping[str, Mapping[float, Mapping[int, Result]]],
+    preset: Preset,
+    curve: Mapping[float, Losses],
 ) -> dict[str, dict[float, Outcome]]:
     adamw = results[ADAMW]
     ends = {name: {r: _ends(by_ratio[r], preset) for r in by_ratio} for name, by_ratio in results.items()}
-    curve = {_data(pool, ratio): losses for ratio, losses in ends[ADAMW].items()}
     sigma, p_values = _sigma(adamw, preset), _p_values(ends, preset)
     found: dict[str, dict[float, Outcome]] = {name: {} for name in results}
     for ratio in preset.compared:

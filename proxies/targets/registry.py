@@ -128,8 +128,8 @@ def target(name: str, text: str = "") -> Target:
         return _of_file(name, text)
     name, at, width = name.partition("@")
     if at:
-        if not width.isdecimal():
-            raise UnknownTarget(f"{name}@{width}: the width after @ is a whole number, as in gpt-100k@256")
+        if not width.isdecimal() or not int(width):
+            raise UnknownTarget(f"{name}@{width}: the width after @ is a whole number above 0, as in gpt-100k@256")
         return at_width(target(name, text), int(width))
     if name not in _MAKERS:
         raise UnknownTarget(f"unknown target {name!r}: {did_you_mean(name, _MAKERS)}")
