@@ -87,7 +87,7 @@ def agreement(arguments: argparse.Namespace) -> None:
 def page(found: Fidelity, first: str, scores: str) -> str:
     """The agreement with the first target, for which the suite was chosen, and the others as a document."""
     choosing, judging = found.rules
-    rows = [f"| {name} | {tau} |" for name, tau in found.each.items()]
+    rows = [f"| {name} | {found.each.get(name, 'not measured')} |" for name in dict.fromkeys([*found.each, *TASKS])]
     second = [f"On {name}, the rules that did not choose: {tau}." for name, tau in found.second.items()]
     return "\n".join([HEAD.format(first=first), *rows, "", JUDGED.format(
         suite=" + ".join(found.suite), choosing=choosing, chosen=found.chosen, judging=judging, judged=found.judged,
