@@ -26,7 +26,7 @@ from ..dsl.symmetry import is_odd
 from ..evaluator.fitness import TUNED, Trial
 from ..proxies import full_name
 from ..proxies.schedule import DECAYS
-from .programs import load_any
+from .programs import ADAMW_ON, load_any, tuned_on
 from .strategies import STRATEGIES
 
 KNOWN_DECAYS = (TUNED, *DECAYS)
@@ -60,8 +60,7 @@ class Stage(BaseModel):
             raise ValueError(str(error)) from None
 
 
-_ADAMW_ON = "adamw@"
-_NAMED_ADAMW = re.compile(rf"\b{_ADAMW_ON}([^\s,()]+)")
+_NAMED_ADAMW = re.compile(rf"\b{ADAMW_ON}([^\s,()]+)")  # inside a transform or a route
 _THIRD = 1 / 3
 #: Digits reject the broken and rank nothing, at four learning rates: what keeps the scale of a start that was never
 #: tuned would fall there, and all that is like it later be its repeat. Their best is within three of the byte model's.
@@ -86,7 +85,7 @@ def on_tasks(tasks: Sequence[str]) -> dict[str, Any]:
     """
     names = Stage(tasks=tuple(tasks)).tasks  # as stages keep them
     stages = tuple(s if s.tasks == ("digits",) else s.model_copy(update={"tasks": names}) for s in DEFAULT_STAGES)
-    return {"stages": stages, "start": (f"{_ADAMW_ON}{names[0]}",), "decay": TUNED, "held_out": ()}
+    return {"stages": stages, "start": (f"{ADAMW_ON}{names[0]}",), "decay": TUNED, "held_out": ()}
 
 
 class SearchConfig(BaseModel):
@@ -164,8 +163,7 @@ class SearchConfig(BaseModel):
                 raise ValueError(str(error)) from None
             if program.schedule:
                 raise ValueError(f"{name} is a schedule; a search begins with a rule")
-        # Also inside a transform or a route; a stored configuration holds in any folder.
-        return tuple(_NAMED_ADAMW.sub(lambda found: _ADAMW_ON + full_name(found[1]), name) for name in names)
+        return tuple(map(_anywhere, names))
 
     @field_validator("held_out")
     @classmethod
@@ -220,6 +218,13 @@ class SearchConfig(BaseModel):
         if stage + 1 < len(self.stages) or not self.stages[stage].drop or not others or len(whole.lr_factors) > 1:
             return [whole]
         return [replace(whole, seeds=first), replace(whole, seeds=others)]
+
+
+def _anywhere(name: str) -> str:
+    """A start program's name as a stored configuration has it, which holds in any folder."""
+    if (where := tuned_on(name)) is not None:
+        return ADAMW_ON + full_name(where)
+    return _NAMED_ADAMW.sub(lambda found: ADAMW_ON + full_name(found[1]), name)
 
 
 def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[str] = ()) -> SearchConfig:

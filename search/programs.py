@@ -22,6 +22,7 @@ from ..dsl.transforms import TRANSFORMS
 from .find import find_of
 from .ledger import Child, Ledger, LedgerError
 
+ADAMW_ON = "adamw@"
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
 
@@ -51,8 +52,17 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
         return _transformed(*called.groups())
     if re.match(r"\s*\w+\(", name) and not Path(name).exists():
         raise ProgramError(f"{quoted(name)}: a ) is missing at the end")
-    rule, at, where = name.partition("@")
-    return _tuned(where) if at and rule == "adamw" else _of_run(name)
+    where = tuned_on(name)
+    return _of_run(name) if where is None else _tuned(where)
+
+
+def tuned_on(name: str) -> str | None:
+    """The task of `adamw@TASK`, where that is the whole name: a file's path may hold commas, spaces and brackets.
+
+    >>> tuned_on("adamw@my tasks (2)/mine.py:Mine"), tuned_on("cautious(adamw@bytes)")
+    ('my tasks (2)/mine.py:Mine', None)
+    """
+    return name.removeprefix(ADAMW_ON) if name.startswith(ADAMW_ON) and not _route(name) else None
 
 
 def _route(name: str) -> tuple[str, str, str] | None:

@@ -229,6 +229,17 @@ def test_task_replaces_bytes_in_the_default_stages(file):
     assert held_out == (f"{file}:Mine",)
 
 
+def test_a_folder_of_any_name_may_hold_the_task_that_a_search_begins_with(file, tmp_path, monkeypatch):
+    folder = tmp_path / "my tasks, (2)"
+    folder.mkdir()
+    file.rename(folder / "my_task.py")
+    monkeypatch.chdir(folder)
+    make_curve(task("my_task.py:Mine"), TINY, (0.25, 1.0))
+    assert read_config(None, {}, ["my_task.py:Mine"]).start == (f"adamw@{folder}/my_task.py:Mine",)
+    inside = read_config(None, {"start": ("cautious(adamw@my_task.py:Mine) for matrix else sgd",), "odd": False})
+    assert inside.start == (f"cautious(adamw@{folder}/my_task.py:Mine) for matrix else sgd",)
+
+
 def test_task_beside_stages_is_an_error(file):
     config = Path("search.toml")
     config.write_text('start = ["sgd"]\n[[stages]]\ntasks = ["quadratic"]\n')
