@@ -370,6 +370,9 @@ DAMAGE = {
     "UPDATE meta SET value = 'old' WHERE name = 'curves'": "quadratic is not the task that it was, or has another",
     "UPDATE meta SET value = '{' WHERE name = 'config'": "its configuration cannot be read by this version",
     "DELETE FROM meta WHERE name = 'starts'": "its configuration cannot be read by this version",
+    "UPDATE children SET scores = substr(scores, 1, 20) WHERE child = 0": "row 0 is damaged (scores); put back a copy",
+    "UPDATE children SET fitness = 'abc' WHERE child = 0": "row 0 is damaged (fitness); put back a copy",
+    "DELETE FROM children WHERE child = 3": "row 3 is missing; put back a copy of it, or start a new run",
 }
 
 
