@@ -23,6 +23,7 @@ from .find import find_of
 from .ledger import Child, Ledger, LedgerError
 
 ADAMW_ON = "adamw@"
+ROWS_IN_ALL = "rows in all"  # of the run, where it was re-scored: a note in the files of the hall of fame
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
 
@@ -31,10 +32,10 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
 
     `lion` is a catalogued program; what ends in `.opt` or holds a `/` is a file, as every `os.PathLike` is.
     `adamw@bytes` is AdamW as tuned on that task for its AdamW curve, at the task's budget. `RUN:best` is the
-    first of the run's hall of fame (before re-scoring: the fittest row), `RUN:3` row 3 at its best learning
-    rate. `cautious(NAME)` is a transform of a program, with options as in Python. `NAME for ROLES else NAME` gives
-    parameters of some roles the first program and all others the second, as headers have it. Raises ValueError,
-    LookupError or LedgerError with one line.
+    first of the run's hall of fame (before re-scoring, and where the run went on after it, the fittest row),
+    `RUN:3` row 3 at its best learning rate. `cautious(NAME)` is a transform of a program, with options as in Python.
+    `NAME for ROLES else NAME` gives parameters of some roles the first program and all others the second, as headers
+    have it. Raises ValueError, LookupError or LedgerError with one line.
 
     >>> load_any("cautious(lion, scale=mean_eps)").name
     'cautious_lion'
@@ -131,9 +132,8 @@ def _of_run(name: str) -> Program:
         raise LedgerError(f"there is neither a file nor a run {name}")
     if not colon or name.endswith(SUFFIX) or Path(name).exists():
         return load(name)
-    best = Path(folder, "best", "1.opt")
-    if which == "best" and best.is_file():
-        return load(str(best))
+    if which == "best" and (shown := _shown(Path(folder))):
+        return load(shown)
     _, row = run_row(name)
     return Program.parse(row.best_text)
 
@@ -147,7 +147,8 @@ def run_row(name: str) -> tuple[Path, Child]:
     folder, _, which = name.rpartition(":")
     if not Path(folder).is_dir() or not folder:
         raise LedgerError(f"there is no run folder {folder or name}; a program of a run is RUN:best or RUN:CHILD")
-    shown = _shown_row(Path(folder, "best", "1.opt")) if which == "best" else which
+    best = _shown(Path(folder)) if which == "best" else None
+    shown = _noted(best, "row") if best else None if which == "best" else which
     with Ledger.reading(Path(folder)) as ledger:
         if shown is None:
             row = ledger.best()
@@ -184,9 +185,26 @@ def decay_of(name: str) -> str:
     return str(config.get("decay", TUNED))  # searches of older versions had no other
 
 
-def _shown_row(best: Path) -> str | None:
-    """The row whose program a file of the hall of fame says it is; None where there is no such file."""
-    noted = re.search(r"^# row: (\d+)$", best.read_text("utf-8"), re.MULTILINE) if best.is_file() else None
+def _shown(run: Path) -> Path | None:
+    """The file of the first of the hall of fame; None where there is none, or the ledger beside it has rows that were
+    not re-scored, or is another run's.
+    """
+    best = run / "best" / "1.opt"
+    if not best.is_file():
+        return None
+    if not (run / "ledger.sqlite").exists():
+        return best
+    number, rows = _noted(best, "row"), _noted(best, ROWS_IN_ALL)
+    with Ledger.reading(run) as ledger:
+        row = ledger.child(int(number)) if number else None
+        if rows not in (None, str(ledger.count())):  # older versions did not note it
+            return None
+    return best if row is not None and Program.parse(row.best_text) == load(best) else None
+
+
+def _noted(best: Path, what: str) -> str | None:
+    """A number in the notes of a file of the hall of fame."""
+    noted = re.search(rf"^# {what}: (\d+)$", best.read_text("utf-8"), re.MULTILINE)
     return noted[1] if noted else None
 
 

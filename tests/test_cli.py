@@ -81,6 +81,7 @@ def test_a_search_says_what_it_does_in_plain_lines_and_leaves_a_folder(home):
     folder, done = home
     assert done.stderr == "" and "\x1b" not in done.stdout
     assert done.stdout.startswith("run folder runs/1; strategy evolution, from momentum.opt, seed 0, in this process\n")
+    assert "\nthe search is over: its 2,000 steps are spent\n" in done.stdout and "--resume" not in done.stdout
     for name in ("evaluations/s", "full runs/h", "cache hits", "wrongly dropped", "best fitness"):
         assert name in done.stdout
     assert {p.name for p in (folder / "runs" / "1").iterdir()} >= {"ledger.sqlite", "hall_of_fame.csv", "best"}
@@ -96,6 +97,7 @@ def test_the_next_search_takes_the_next_folder_and_a_finished_one_resumes_to_the
     assert rows(folder / "runs" / "1") == rows(folder / "runs" / "2")
     again = stepsmith("search", "--resume", "runs/2", "--workers", "0", "--elites", "2", cwd=folder)
     assert again.returncode == 0, again.stderr
+    assert "\nthe search is over: its 2,000 steps are spent\n" in again.stdout
     assert (folder / "runs" / "2" / "hall_of_fame.csv").read_text() == table
 
 
@@ -158,7 +160,7 @@ def test_minutes_in_which_no_round_closes_say_that_nothing_is_saved(tmp_path):
     done = stepsmith(*search, "--minutes", "1e-9", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(
-        "no round was closed in that time, so nothing new is saved: give it more than --minutes 1e-09; "
+        "\nended after --minutes 1e-09\nno round was closed in that time, so nothing new is saved: give it more than --minutes 1e-09; "
         "go on with: stepsmith search --resume run\n"
     )
     assert _rounds(tmp_path / "run") == 0
