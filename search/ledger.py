@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -139,7 +140,9 @@ class Ledger:
         path, beside = folder / "ledger.sqlite", folder / "ledger.sqlite.part"
         try:
             if path.exists():
-                raise LedgerError(f"{folder} holds a run already; go on with it: stepsmith search --resume {folder}")
+                raise LedgerError(
+                    f"{folder} holds a run already; go on with it: stepsmith search --resume {quote(str(folder))}"
+                )
             beside.unlink(missing_ok=True)
             _fill(beside, meta | {"format": str(FORMAT)})
             os.replace(beside, path)

@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from shlex import quote
 
 from ..discovered import load, names
 from ..discovered.catalogue import SUFFIX
@@ -47,6 +48,8 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
     name = name_or_path
     if not name.strip():
         raise ProgramError("the name of a program is missing; stepsmith list shows those of the catalogue")
+    if _is_run(name) or _is_run(name.rpartition(":")[0]):  # whose folder may be called anything
+        return _of_run(name)
     if route := _route(name):
         return _routed(*route)
     if called := _CALL.fullmatch(name.strip()):
@@ -122,8 +125,8 @@ def _tuned(where: str) -> Program:
 def _of_run(name: str) -> Program:
     """The program of a run, or of the catalogue where the name is no run's."""
     folder, colon, which = name.rpartition(":")
-    if Path(name, "ledger.sqlite").is_file():
-        raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {name}:best")
+    if _is_run(name):
+        raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {quote(f'{name}:best')}")
     if Path(name).is_dir() and name not in names():
         raise LedgerError(f"{name} is neither a program nor a run: it holds no ledger.sqlite; a search makes one")
     if name.endswith(".json"):
@@ -136,6 +139,10 @@ def _of_run(name: str) -> Program:
         return load(shown)
     _, row = run_row(name)
     return Program.parse(row.best_text)
+
+
+def _is_run(folder: str) -> bool:
+    return bool(folder) and os.path.isfile(os.path.join(folder, "ledger.sqlite"))
 
 
 def run_row(name: str) -> tuple[Path, Child]:
@@ -155,10 +162,10 @@ def run_row(name: str) -> tuple[Path, Child]:
             if row is None:
                 raise LedgerError(f"{folder}: no program has come through all stages yet")
         else:
-            row = ledger.child(int(shown)) if shown.isdecimal() else None
+            row = ledger.child(int(shown)) if shown.isdecimal() and len(shown) < 19 else None  # as SQLite counts
             if row is None:
                 last = max(ledger.count() - 1, 0)
-                raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {last}")
+                raise LedgerError(f"{folder}: no child {quoted(which)}; write best, or a number from 0 to {last}")
     return Path(folder), row
 
 
@@ -172,12 +179,12 @@ def decay_of(name: str) -> str:
     """
     from ..evaluator.fitness import TUNED
 
-    folder, colon, _ = name.rpartition(":")
+    folder, _, _ = name.rpartition(":")
     if inside := _CALL.fullmatch(name.strip()):
         return decay_of(program_names(inside[2])[0])
     if find := find_of(name):
         config = find.config
-    elif colon and Path(folder, "ledger.sqlite").is_file():
+    elif _is_run(folder):
         with Ledger.reading(Path(folder)) as ledger:
             config = json.loads(ledger.meta()["config"])
     else:
@@ -192,7 +199,7 @@ def _shown(run: Path) -> Path | None:
     best = run / "best" / "1.opt"
     if not best.is_file():
         return None
-    if not (run / "ledger.sqlite").exists():
+    if not _is_run(str(run)):
         return best
     number, rows = _noted(best, "row"), _noted(best, ROWS_IN_ALL)
     with Ledger.reading(run) as ledger:

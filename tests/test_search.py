@@ -555,9 +555,22 @@ def test_a_run_without_elites_has_a_best_row(tmp_path):
     assert load_any(f"{tmp_path}/run:best") == Program.parse(best.final)
     with pytest.raises(LedgerError, match=r"no child '999999'; write best, or a number from 0 to [0-9]+$"):
         load_any(f"{tmp_path}/run:999999")
-    for name in ("²", "-1", "1.5", "beast", ""):
+    for name in ("²", "-1", "1.5", "beast", "", "9" * 20):
         with pytest.raises(LedgerError, match="no child"):
             load_any(f"{tmp_path}/run:{name}")
+
+
+def test_a_run_folder_may_be_called_anything(tmp_path, monkeypatch):
+    search(tmp_path / "my(1)", small(tmp_path, steps=1, stages=ONE_STAGE))
+    monkeypatch.chdir(tmp_path)
+    assert load_any("my(1):best") == load_any("./my(1):best")
+    assert load_any("cautious(my(1):0)").name == "cautious_momentum"
+    (tmp_path / "my(1)").rename("a for b else c")
+    assert load_any("a for b else c:0").name == "momentum"
+    with pytest.raises(LedgerError, match=r"name one of its programs, as in 'a for b else c:best'$"):
+        load_any("a for b else c")
+    with pytest.raises(LedgerError, match=r"go on with it: stepsmith search --resume 'a for b else c'$"):
+        search(Path("a for b else c"), small(tmp_path))
 
 
 def test_a_program_that_kills_its_worker_while_shown_does_not_take_the_others_along(run, elites):

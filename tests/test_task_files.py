@@ -81,6 +81,7 @@ def test_a_file_may_hold_a_task_or_an_object_and_import_its_neighbours(file):
         (FILE, "my_task.py:Zebra", "there is no 'Zebra'; it has Mine, Other"),
         (FILE, "my_task.py", "name a class of the file, as in my_task.py:Other"),
         (FILE + "1 / 0\n", "my_task.py:Mine", r"my_task.py:18: ZeroDivisionError: division by zero$"),
+        (FILE + "raise SystemExit(3)\n", "my_task.py:Mine", r"my_task.py:18: SystemExit: 3$"),
         (FILE + "def\n", "my_task.py:Mine", r"my_task.py:18: SyntaxError: invalid syntax$"),
         (FILE + "import no_such\n", "my_task.py:Mine", r"my_task.py:18: ModuleNotFoundError: No module named"),
         (FILE.replace("steps, batch", "step, batch"), "my_task.py:Mine", r"no task: it lacks steps \(it has 'step'\)$"),
