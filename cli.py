@@ -148,7 +148,7 @@ def search(
     from rich.console import Console
 
     from .evaluator.dispatcher import Dispatcher
-    from .evaluator.executors import make_executor
+    from .evaluator.executors import check_device, make_executor
     from .report.session import run_session, say
     from .search.config import ConfigError, read_config
     from .search.run import check_run, create_run, open_run
@@ -157,6 +157,7 @@ def search(
     given = {"start": tuple(start) if start else None, "strategy": strategy, "space": space, "seed": seed,
              "steps": steps, "held_out": tuple(held_out) if held_out else None}  # fmt: skip
     wanted: dict[str, Any] = {"kind": executor, "timeout": timeout, "address": address, "gpus": gpus, "device": device}
+    check_device(device, elsewhere=executor == "ray")
     with ExitStack() as stack:
         if resume is not None:
             named: dict[str, object] = {"from" if n == "start" else n: v for n, v in given.items()}
@@ -239,17 +240,18 @@ def tune(
 
 def _shares(text: str) -> tuple[float, ...]:
     """Fractions or decimals between commas."""
-    from fractions import Fraction
-
+    from .dsl.errors import quoted
+    from .evaluator.curve import MOST_SHARE
     from .search.config import ConfigError
 
     try:
-        shares = tuple(float(Fraction(part.strip())) for part in text.split(","))
+        parts = [part.partition("/") for part in text.split(",")]
+        shares = [float(above) / float(below if slash else 1) for above, slash, below in parts]
     except (ValueError, ZeroDivisionError):
-        shares = ()
-    if not shares or min(shares) <= 0:
-        raise ConfigError(f"--horizons takes shares of the budget between commas, as 1/8,1/4,1, and not {text!r}")
-    return shares
+        shares = []
+    if not shares or not all(0 < share <= MOST_SHARE for share in shares):
+        raise ConfigError(f"--horizons takes shares of the budget between commas, as 1/8,1/4,1, not {quoted(text)}")
+    return tuple(shares)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from ..proxies import task as task_named
 from .train import Run
 
 HORIZONS: tuple[float, ...] = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # of the task's budget
+MOST_SHARE = 1e6  # of a task's budget: no run of that length would come to its end
 LOWEST, HIGHEST = 1 / 32, 4.0  # a speedup is clipped to these; a diverged run scores the lowest
 
 

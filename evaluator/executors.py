@@ -132,6 +132,8 @@ def make_executor(
     if kind != "ray" and (address is not None or gpus):
         raise ExecutorError(f"{'an address' if address else 'gpus'} is an option of the executor ray, not of {kind}")
     work = _work_on(device, elsewhere=kind == "ray")
+    if kind == "inline" and workers:
+        raise ExecutorError(f"the executor inline is this process alone; leave out --workers {workers}")
     if kind == "inline":
         return Inline(work)
     if workers == 0:

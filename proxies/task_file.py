@@ -102,7 +102,7 @@ def _module(path: str, text: str) -> ModuleType:
     linecache.checkcache(path)
     try:
         exec(compile(text, path, "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # which a file ends with that is a script
         del sys.modules[module.__name__]
         raise blamed(path, error) from error
     return module

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def replace_file(path: Path, content: str | bytes | Callable[[Any], object]) -> None:
+def replace_file(path: Path, content: str | bytes | Callable[[Any], object], new: bool = False) -> None:
     """Writes a file beside and renames it, so that neither a reader, a kill nor a power cut sees half of it.
 
     Several processes and threads may write the same path at once; the last one's stays.
@@ -17,8 +17,10 @@ def replace_file(path: Path, content: str | bytes | Callable[[Any], object]) -> 
     Args:
         path: In a folder that exists.
         content: Text, bytes, or what writes them to a file that it is given.
+        new: Leaves a file alone that is there already.
 
     Raises:
+        FileExistsError: It is there already, and is to be new.
         OSError: It cannot be written.
 
     >>> import tempfile
@@ -37,7 +39,9 @@ def replace_file(path: Path, content: str | bytes | Callable[[Any], object]) -> 
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # else the name may reach the disk before what it names
-        os.replace(beside, path)
-    except BaseException:
+        if new:
+            os.link(beside, path)  # which the system refuses to all but the first
+        else:
+            os.replace(beside, path)
+    finally:
         beside.unlink(missing_ok=True)
-        raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ..discovered import identify
@@ -13,10 +15,10 @@ from ..dsl import Program
 from ..evaluator.dispatcher import Dispatcher
 from ..evaluator.executors import ExecutorError
 from ..search.config import SearchConfig
-from ..search.elites import rescore
+from ..search.elites import Elite, rescore
 from ..search.ledger import Ledger
 from ..search.population import Fold
-from ..search.run import Progress, Stop, run_search, start_programs
+from ..search.run import Progress, Stop, run_search, start_programs, why_over
 from ..search.shares import shares
 from .elites import elite_table, write_elites
 from .live import LiveView, line
@@ -42,7 +44,7 @@ def run_session(
     """Searches, shows how it goes, and re-scores `elites` programs at the end; exits with 130 when interrupted."""
     interrupted = Interrupts()
     last: list[Progress] = []
-    resume = f"go on with: stepsmith search --resume {folder}"
+    resume = f"go on with: stepsmith search --resume {quote(str(folder))}"
     if config.space == "matrix" and not any(p.fallback for p in start_programs(ledger)):
         say(console, "note: matrix ops stand in programs with a route, and this start has none")
     try:
@@ -57,14 +59,19 @@ def run_session(
             fold = run_search(ledger, config, dispatcher, minutes, progress)
         if last:
             say(console, line(last[0]))
-        if minutes and last and last[0].in_flight and fold.steps == last[0].steps_before:
+        in_flight = last[0].in_flight if last else 0
+        over = "" if in_flight else why_over(fold)
+        if over or not interrupted.count:
+            say(console, f"the search is over: {over}" if over else f"ended after --minutes {minutes:g}")
+        if minutes and last and in_flight and fold.steps == last[0].steps_before:
             say(console, f"no round was closed in that time, so nothing new is saved: give it more than --minutes "
                          f"{minutes:g}; {resume}")  # fmt: skip
         if interrupted.count:
             say(console, f"interrupted: all closed rounds are saved; {resume}")
             sys.exit(130)
         elif elites:
-            _show_elites(fold, dispatcher, ledger, folder, elites, console)
+            more = "begin anew with more --steps, or another --seed" if over else f"try another --seed, or {resume}"
+            _show_elites(fold, dispatcher, ledger, folder, elites, console, more)
             if found := shares(ledger.children()):
                 say(console, str(found))
     except KeyboardInterrupt:
@@ -78,19 +85,28 @@ def run_session(
 
 
 def _show_elites(
-    fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console
+    fold: Fold, dispatcher: Dispatcher, ledger: Ledger, folder: Path, count: int, console: Console, more: str
 ) -> None:
     found = rescore(fold, dispatcher, count, *ledger.next_look(count), lambda text: say(console, text))
     if not found:
-        say(console, "no program came through all stages; search longer")
+        say(console, f"no program came through all stages; {more}")
         return
-    write_elites(folder, found)
-    console.print(elite_table(found))
+    write_elites(folder, found, fold.children)
+    console.print(elite_table(found), crop=False)  # where it is wider, the screen wraps it
     say(console, f"\nThe first, row {found[0].child} ({folder}/best/1.opt):\n\n{found[0].program}")
     say(console, f"known as: {identify(Program.parse(found[0].program))}")
     if (best := ledger.child(found[0].child)) and best.is_start:
-        say(console, f"nothing that was found beats the start: go on with --resume {folder}, or try another --seed")
-    say(console, f"stepsmith inspect {folder}:best    stepsmith export {folder}:best --to torch -o best.py")
+        say(console, f"{_of_the_start(found)}: {more}")
+    run = quote(f"{folder}:best")
+    say(console, f"stepsmith inspect {run}    stepsmith export {run} --to torch -o best.py")
+
+
+def _of_the_start(found: Sequence[Elite]) -> str:
+    """What to say where the seeds that pick chose the start, which those that are shown may not agree with."""
+    best = max(found, key=lambda elite: elite.seen.mean)
+    if best is found[0]:
+        return "nothing that was found beats the start"
+    return f"the seeds that pick chose the start, though row {best.child} shows more on others"
 
 
 class Interrupts:

@@ -13,7 +13,7 @@ from ..evaluator.validation.validate import ADAMW, LEVEL, Contender, Frozen, Out
 from ..proxies.whole_file import replace_file
 from .page import rendered
 from .validation_plots import glyphs, plots, ratios, wall_clock
-from .validation_table import COLUMNS, shown_speedup, validation_rows
+from .validation_table import COLUMNS, beyond, shown_speedup, validation_rows
 
 if TYPE_CHECKING:
     from pydantic import RootModel
@@ -145,7 +145,8 @@ def _beside(found: Validation, contender: Contender, ratio: float) -> str:
     factor, state = wall_clock(found, contender), contender.cost.state_bytes
     compared = contender.outcomes[ratio].comparison
     mean = compared.speedup.mean
-    in_time = "" if compared.flat else f", so that {mean:.2f} in data is {mean * factor:.2f} in time"
+    data, time = (beyond(mean, each) or f"{mean * each:.2f}" for each in (1.0, factor))
+    in_time = "" if compared.flat else f", so that {data} in data is {time} in time"
     return (
         f"A step of {contender.name} takes {1 / factor:.2f}x the time of AdamW's{in_time}; its state takes {state:.3g} "
         f"bytes a parameter, AdamW's {found.contenders[ADAMW].cost.state_bytes:.3g}."
@@ -159,7 +160,8 @@ def _other_ratios(others: list[Contender], compared: list[float]) -> list[str]:
         each = []
         for ratio in compared[:-1]:
             if outcome := contender.outcomes.get(ratio):
-                speedup = "-" if outcome.comparison.flat else _number(outcome.comparison.speedup.mean)
+                mean = outcome.comparison.speedup.mean
+                speedup = "-" if outcome.comparison.flat else beyond(mean) or _number(mean)
                 each.append(f"{_verdict(outcome)} at {ratio:g}x ({speedup})")
         if each:
             lines.append(f"{contender.name}: {', '.join(each)}")

@@ -135,10 +135,10 @@ def _claim(folder: Path, wanted: Wanted, programs: Mapping[str, Program], finger
         try:
             there = json.loads(path.read_text("utf-8"))
         except ValueError:
-            there = {}
-            if named:
-                said = f"{path} is damaged; name another folder with --out, or remove this one"
-                raise ValidationError(said) from None
+            there = None
+        if named and not isinstance(there, dict):
+            raise ValidationError(f"{path} is damaged; name another folder with --out, or remove this one")
+        there = there if isinstance(there, dict) else {}
         other = [key for key in own if own[key] != there.get(key)]
     if other and named:
         raise ValidationError(

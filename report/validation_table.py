@@ -51,14 +51,20 @@ def shown_speedup(compared: Comparison, factor: float = 1.0) -> str:
     """
     if compared.flat:
         return "-"
-
-    def number(x: float) -> str:
-        if x <= LOWEST:
-            return "<1/32" if factor == 1 else f"<{x * factor:.3g}"
-        return f">{x * factor:.3g}" if x >= HIGHEST else f"{x * factor:.3f}"
-
-    mean, low, high = map(number, (compared.speedup.mean, compared.speedup.low, compared.speedup.high))
+    ends = (compared.speedup.mean, compared.speedup.low, compared.speedup.high)
+    mean, low, high = (beyond(x, factor) or f"{x * factor:.3f}" for x in ends)
     return f"{mean} ({low}-{high}){'+' if compared.extrapolated else ''}"
+
+
+def beyond(x: float, factor: float = 1.0) -> str:
+    """A clipped speedup as beyond what it is clipped to; "" for one that is not.
+
+    >>> beyond(32.0), beyond(1 / 32), beyond(32.0, 0.5), beyond(1.5)
+    ('>32', '<1/32', '>16', '')
+    """
+    if x <= LOWEST:
+        return "<1/32" if factor == 1 else f"<{x * factor:.3g}"
+    return f">{x * factor:.3g}" if x >= HIGHEST else ""
 
 
 def validation_table(found: Validation) -> Table:

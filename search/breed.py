@@ -130,9 +130,9 @@ def start_member(program: Program) -> Member:
     return Member(None, str(program), 0.0, behaviour(program).rms, cost(program).statements)
 
 
-def make_start(number: int, program: Program, known: Mapping[str, int]) -> Bred:
-    """A start program as a child: the first rows of a search."""
-    return _finish(Child(number, 0, None, START, ""), program, None, known, odd=False)
+def make_start(number: int, program: Program, known: Mapping[str, int], round_: int = 0) -> Bred:
+    """A start program as a child: the first rows of a search. More of them than a round holds fill later rounds."""
+    return _finish(Child(number, round_, None, START, ""), program, None, known, odd=False)
 
 
 def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known: Mapping[str, int]) -> Bred:

@@ -23,12 +23,14 @@ from pydantic import (
 from ..dsl.errors import OF_FEW, did_you_mean
 from ..dsl.ops import SPACES
 from ..dsl.symmetry import is_odd
+from ..evaluator.curve import MOST_SHARE
 from ..evaluator.fitness import TUNED, Trial
 from ..proxies import full_name
 from ..proxies.schedule import DECAYS
-from .programs import load_any
+from .programs import ADAMW_ON, load_any, tuned_on
 from .strategies import STRATEGIES
 
+_NUMBERS = (int, int | None, float)
 KNOWN_DECAYS = (TUNED, *DECAYS)
 
 
@@ -36,7 +38,23 @@ class ConfigError(ValueError):
     """A configuration that is not one: what, where, and the mend, in one line."""
 
 
-class Stage(BaseModel):
+class _AsWritten(BaseModel):
+    """Values of the kind that is meant: pydantic would take true for 1, "3" for 3 and "no" for false."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: object, field: ValidationInfo) -> object:
+        kind = cls.model_fields[field.field_name or ""].annotation
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"write true or false, not {value!r}")
+        if kind in _NUMBERS and isinstance(value, bool | str):
+            raise ValueError(f"write a number without quotes, not {value!r}")
+        return value
+
+
+class Stage(_AsWritten):
     """A rung: what children are trained on, and the share of them that goes no further.
 
     `seeds` is how many; which follows from the stage's place, so that every stage has fresh ones. The last stage drops
@@ -44,9 +62,10 @@ class Stage(BaseModel):
     and is trained on no other, where it trains at one learning rate.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     tasks: tuple[str, ...] = Field(min_length=1)
-    share: float = Field(1.0, gt=0, description="of the tasks' budgets, a run of its own with full decay")
+    share: float = Field(
+        1.0, gt=0, le=MOST_SHARE, description="of the tasks' budgets, a run of its own with full decay"
+    )
     seeds: int = Field(1, ge=1, le=1000)
     lr_factors: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     drop: float = Field(0.5, ge=0, lt=1, description="quantile of recent scores below which a child is dropped")
@@ -55,13 +74,15 @@ class Stage(BaseModel):
     @classmethod
     def _known_tasks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         try:
-            return tuple(full_name(name) for name in names)
+            names = tuple(full_name(name) for name in names)
         except LookupError as error:
             raise ValueError(str(error)) from None
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} stands twice; leave one out")
+        return names
 
 
-_ADAMW_ON = "adamw@"
-_NAMED_ADAMW = re.compile(rf"\b{_ADAMW_ON}([^\s,()]+)")
+_NAMED_ADAMW = re.compile(rf"\b{ADAMW_ON}([^\s,()]+)")  # inside a transform or a route
 _THIRD = 1 / 3
 #: Digits reject the broken and rank nothing, at four learning rates: what keeps the scale of a start that was never
 #: tuned would fall there, and all that is like it later be its repeat. Their best is within three of the byte model's.
@@ -86,13 +107,11 @@ def on_tasks(tasks: Sequence[str]) -> dict[str, Any]:
     """
     names = Stage(tasks=tuple(tasks)).tasks  # as stages keep them
     stages = tuple(s if s.tasks == ("digits",) else s.model_copy(update={"tasks": names}) for s in DEFAULT_STAGES)
-    return {"stages": stages, "start": (f"{_ADAMW_ON}{names[0]}",), "decay": TUNED, "held_out": ()}
+    return {"stages": stages, "start": (f"{ADAMW_ON}{names[0]}",), "decay": TUNED, "held_out": ()}
 
 
-class SearchConfig(BaseModel):
+class SearchConfig(_AsWritten):
     """Everything that the children of a search depend on, with the seed. Workers and time limits are not here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start: tuple[str, ...] = Field(
         ("momentum",), min_length=1, description="programs to evolve from; adamw@TASK is AdamW as tuned there"
@@ -102,7 +121,7 @@ class SearchConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     steps: int | None = Field(None, ge=1, description="stop after this many training steps of children")
     stages: tuple[Stage, ...] = Field(DEFAULT_STAGES, min_length=1, max_length=8)
-    population: int = Field(100, ge=2)
+    population: int = Field(100, ge=2, lt=2**63)
     tournament: int = Field(10, ge=1)
     edits: float = Field(1.5, ge=1, description="mean number of edits between parent and child, in evolution")
     odd: bool = Field(True, description="train only what negates its update where w and g are, at its peak rate")
@@ -118,7 +137,7 @@ class SearchConfig(BaseModel):
         0.5, ge=0, le=1, description="share of children whose parent loses dead code and arithmetic on numbers"
     )
     round: int = Field(48, ge=1, description="trainable children a round (B)")
-    delay: int = Field(2, ge=1, description="rounds in flight (D); with `round` it bounds the useful workers")
+    delay: int = Field(2, ge=1, lt=2**63, description="rounds in flight (D); with `round` it bounds the useful workers")
     patience: int = Field(30, ge=1, description="rounds without a better program before a restart")
     islands: int = Field(1, ge=1, le=64, description="populations that evolve apart")
     migrate: int = Field(10, ge=1, description="rounds between migrations of each island's best to the next")
@@ -164,8 +183,7 @@ class SearchConfig(BaseModel):
                 raise ValueError(str(error)) from None
             if program.schedule:
                 raise ValueError(f"{name} is a schedule; a search begins with a rule")
-        # Also inside a transform or a route; a stored configuration holds in any folder.
-        return tuple(_NAMED_ADAMW.sub(lambda found: _ADAMW_ON + full_name(found[1]), name) for name in names)
+        return tuple(map(_anywhere, names))
 
     @field_validator("held_out")
     @classmethod
@@ -222,6 +240,13 @@ class SearchConfig(BaseModel):
         return [replace(whole, seeds=first), replace(whole, seeds=others)]
 
 
+def _anywhere(name: str) -> str:
+    """A start program's name as a stored configuration has it, which holds in any folder."""
+    if (where := tuned_on(name)) is not None:
+        return ADAMW_ON + full_name(where)
+    return _NAMED_ADAMW.sub(lambda found: ADAMW_ON + full_name(found[1]), name)
+
+
 def read_config(path: Path | None, overrides: dict[str, Any], tasks: Sequence[str] = ()) -> SearchConfig:
     """Defaults, or those `on_tasks`; then the TOML file, then the command line. Raises ConfigError with one line."""
     values: dict[str, Any] = {}
@@ -254,12 +279,21 @@ def _one_line(error: ValidationError, path: Path | None) -> str:
     if errors[0]["type"] == "extra_forbidden":
         message = _unknown(str(errors[0]["loc"][-1]), place.startswith("stages."))
     else:
-        message = f"{place + ': ' if place else ''}{errors[0]['msg'].removeprefix('Value error, ')}"
+        said = _list_meant(errors[0]["input"]) if errors[0]["type"] == "tuple_type" else errors[0]["msg"]
+        message = f"{place + ': ' if place else ''}{said.removeprefix('Value error, ')}"
     return f"{path}: {message}" if path else message
 
 
+def _list_meant(given: object) -> str:
+    """Of a value that is none; TOML has no tuples."""
+    if isinstance(given, dict):
+        return "a list of tables is meant, each under its name in double brackets, as [[stages]]"
+    return f"a list is meant, as [{given!r}]"
+
+
 _ELSEWHERE = (
-    "minutes", "workers", "elites", "out", "resume", "executor", "address", "gpus", "device", "timeout",
+    "minutes", "workers", "elites", "out", "resume", "executor", "address", "gpus", "device", "timeout", "task",
+    "config",
 )  # fmt: skip
 
 
@@ -267,6 +301,9 @@ def _unknown(name: str, in_stage: bool) -> str:
     elsewhere = {"from": "it is called 'start' here"} | {
         option: f"it is an option of the command line, --{option}" for option in _ELSEWHERE
     }
-    elsewhere |= dict.fromkeys(Stage.model_fields.keys() - {"seeds"}, "it is an option of a stage, under [[stages]]")
+    elsewhere |= dict.fromkeys(Stage.model_fields, "it is an option of a stage, under [[stages]]")
+    elsewhere["seeds"] += "; that of the search is 'seed'"
+    if in_stage:
+        del elsewhere["task"]  # is near to an option that it has
     fields = Stage.model_fields if in_stage else SearchConfig.model_fields
     return f"unknown option {name!r}; {elsewhere.get(name) or did_you_mean(name, fields, 0.65, len(fields))}"

@@ -91,7 +91,7 @@ def _check(name: str, about: str, where: Path) -> None:
     if not _NAME.fullmatch(name):
         raise FindError(f"{name!r} is no name for a find: small letters, digits and _, as in fading_adamw")
     if name in names() or name in finds(where):
-        raise FindError(f"{name!r} is on the shelf already; choose another name")
+        raise _taken(name, where)
     if not about.strip() or "\n" in about:
         raise FindError("--about says in one line what the rule is")
     where.mkdir(parents=True, exist_ok=True)
@@ -99,12 +99,23 @@ def _check(name: str, about: str, where: Path) -> None:
     (where / f"{name}.part").unlink()
 
 
+def _taken(name: str, where: Path) -> FindError:
+    record = where / f"{name}.json"
+    if record.exists() and not record.with_suffix(SUFFIX).exists():
+        return FindError(f"{record} has no program beside it, as a keep that was killed leaves it; remove it")
+    return FindError(f"{name!r} is on the shelf already; choose another name")
+
+
 def _write(name: str, about: str, program: Program, find: Find, where: Path) -> Path:
+    """The record first, which takes the name: another may have taken it since it was checked, minutes ago."""
     commit = f" of {find.commit[:7]}" if find.commit else ""
     doc = f"{about}\nSource: Stepsmith's search, seed {find.seed}, row {find.child}{commit}."
     path = where / f"{name}{SUFFIX}"
+    try:
+        replace_file(path.with_suffix(".json"), find.model_dump_json(indent=1) + "\n", new=True)
+    except FileExistsError:
+        raise _taken(name, where) from None
     replace_file(path, str(replace(program, doc=doc)))
-    replace_file(where / f"{name}.json", find.model_dump_json(indent=1) + "\n")
     return path
 
 

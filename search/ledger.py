@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -104,12 +105,19 @@ class Child:
 
 _FIELDS = tuple(Child.__dataclass_fields__)
 _SCORES, _AUDITED = _FIELDS.index("scores"), _FIELDS.index("audited")
+_NUMBERS = [i for i, f in enumerate(Child.__dataclass_fields__.values()) if str(f.type).startswith(("int", "float"))]
 
 
 def _child(*row: Any) -> Child:
-    """A row as it lies in the table."""
+    """A row as it lies in the table. Raises ValueError with the column that cannot be read."""
     values = list(row)
-    values[_SCORES] = tuple(json.loads(row[_SCORES])) if row[_SCORES] != "[]" else ()
+    try:
+        values[_SCORES] = tuple(json.loads(row[_SCORES])) if row[_SCORES] != "[]" else ()
+    except (TypeError, ValueError):
+        raise ValueError("scores") from None
+    for i in _NUMBERS:
+        if row[i].__class__ is str:  # SQLite keeps text in a column of numbers
+            raise ValueError(_FIELDS[i])
     values[_AUDITED] = bool(row[_AUDITED])
     return Child(*values)
 
@@ -132,7 +140,9 @@ class Ledger:
         path, beside = folder / "ledger.sqlite", folder / "ledger.sqlite.part"
         try:
             if path.exists():
-                raise LedgerError(f"{folder} holds a run already; go on with it: stepsmith search --resume {folder}")
+                raise LedgerError(
+                    f"{folder} holds a run already; go on with it: stepsmith search --resume {quote(str(folder))}"
+                )
             beside.unlink(missing_ok=True)
             _fill(beside, meta | {"format": str(FORMAT)})
             os.replace(beside, path)
@@ -206,12 +216,18 @@ class Ledger:
             self.base.executemany("INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", work)
 
     def children(self) -> Iterator[Child]:
-        """All rows in order."""
-        return self._children("ORDER BY child")
+        """All rows in order. Raises LedgerError where one is missing."""
+        for number, child in enumerate(self._children("ORDER BY child")):
+            if child.child != number:
+                raise LedgerError(f"{self.path}: row {number} is missing; {_PUT_BACK}")
+            yield child
 
     def _children(self, which: str, *values: Any) -> Iterator[Child]:
-        rows = self._rows(f"SELECT {', '.join(_FIELDS)} FROM children {which}", *values)
-        return (_child(*row) for row in rows)
+        for row in self._rows(f"SELECT {', '.join(_FIELDS)} FROM children {which}", *values):
+            try:
+                yield _child(*row)
+            except ValueError as error:
+                raise LedgerError(f"{self.path}: row {row[0]} is damaged ({error}); {_PUT_BACK}") from None
 
     def rounds(self) -> Iterator[list[Child]]:
         """The rows of each round, in order."""
@@ -295,9 +311,10 @@ def _all_or_nothing(base: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+_PUT_BACK = "put back a copy of it, or start a new run"
 _KNOWN = {
     "file is not a database": "not a ledger (damaged, or another kind of file)",
-    "database disk image is malformed": "the ledger is damaged; put back a copy of it, or start a new run",
+    "database disk image is malformed": f"the ledger is damaged; {_PUT_BACK}",
     "database or disk is full": "the disk is full; make room and resume, nothing committed is lost",
     "disk I/O error": "cannot be written (disk I/O error); mend that and resume, nothing committed is lost",
     "attempt to write a readonly database": "cannot be written; check the folder's permissions",

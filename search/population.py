@@ -76,7 +76,7 @@ class Fold:
     steps: int = 0
     rounds: int = 0
     counts: Counter[str] = field(default_factory=Counter)  # of rows, by what became of them
-    audited: int = 0
+    audited: int = 0  # of those that a hurdle dropped
     wrongly_dropped: int = 0  # of the audited
     barren: int = 0  # rounds in a row that gave nothing to train
 
@@ -165,7 +165,7 @@ class Fold:
         if child.alias_of is None:
             self._add_scores(child)
         self.counts["alias" if child.alias_of is not None else child.reason.split(":")[0] or "scored"] += 1
-        if child.audited:
+        if child.audited and not child.reason.startswith(REPEAT):  # what no hurdle dropped says nothing of hurdles
             self._audit(child)
         if child.parent in self.scored and child.moves_numbers_alone:
             self._tried(self.scored[child.parent], child.child)

@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from shlex import quote
 
 from ..discovered import load, names
 from ..discovered.catalogue import SUFFIX
@@ -22,6 +23,8 @@ from ..dsl.transforms import TRANSFORMS
 from .find import find_of
 from .ledger import Child, Ledger, LedgerError
 
+ADAMW_ON = "adamw@"
+ROWS_IN_ALL = "rows in all"  # of the run, where it was re-scored: a note in the files of the hall of fame
 _CALL = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
 
@@ -30,10 +33,10 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
 
     `lion` is a catalogued program; what ends in `.opt` or holds a `/` is a file, as every `os.PathLike` is.
     `adamw@bytes` is AdamW as tuned on that task for its AdamW curve, at the task's budget. `RUN:best` is the
-    first of the run's hall of fame (before re-scoring: the fittest row), `RUN:3` row 3 at its best learning
-    rate. `cautious(NAME)` is a transform of a program, with options as in Python. `NAME for ROLES else NAME` gives
-    parameters of some roles the first program and all others the second, as headers have it. Raises ValueError,
-    LookupError or LedgerError with one line.
+    first of the run's hall of fame (before re-scoring, and where the run went on after it, the fittest row),
+    `RUN:3` row 3 at its best learning rate. `cautious(NAME)` is a transform of a program, with options as in Python.
+    `NAME for ROLES else NAME` gives parameters of some roles the first program and all others the second, as headers
+    have it. Raises ValueError, LookupError or LedgerError with one line.
 
     >>> load_any("cautious(lion, scale=mean_eps)").name
     'cautious_lion'
@@ -45,14 +48,25 @@ def load_any(name_or_path: str | os.PathLike[str]) -> Program:
     name = name_or_path
     if not name.strip():
         raise ProgramError("the name of a program is missing; stepsmith list shows those of the catalogue")
+    if _is_run(name) or _is_run(name.rpartition(":")[0]):  # whose folder may be called anything
+        return _of_run(name)
     if route := _route(name):
         return _routed(*route)
     if called := _CALL.fullmatch(name.strip()):
         return _transformed(*called.groups())
     if re.match(r"\s*\w+\(", name) and not Path(name).exists():
         raise ProgramError(f"{quoted(name)}: a ) is missing at the end")
-    rule, at, where = name.partition("@")
-    return _tuned(where) if at and rule == "adamw" else _of_run(name)
+    where = tuned_on(name)
+    return _of_run(name) if where is None else _tuned(where)
+
+
+def tuned_on(name: str) -> str | None:
+    """The task of `adamw@TASK`, where that is the whole name: a file's path may hold commas, spaces and brackets.
+
+    >>> tuned_on("adamw@my tasks (2)/mine.py:Mine"), tuned_on("cautious(adamw@bytes)")
+    ('my tasks (2)/mine.py:Mine', None)
+    """
+    return name.removeprefix(ADAMW_ON) if name.startswith(ADAMW_ON) and not _route(name) else None
 
 
 def _route(name: str) -> tuple[str, str, str] | None:
@@ -111,8 +125,8 @@ def _tuned(where: str) -> Program:
 def _of_run(name: str) -> Program:
     """The program of a run, or of the catalogue where the name is no run's."""
     folder, colon, which = name.rpartition(":")
-    if Path(name, "ledger.sqlite").is_file():
-        raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {name}:best")
+    if _is_run(name):
+        raise LedgerError(f"{name} is a run, not a program; name one of its programs, as in {quote(f'{name}:best')}")
     if Path(name).is_dir() and name not in names():
         raise LedgerError(f"{name} is neither a program nor a run: it holds no ledger.sqlite; a search makes one")
     if name.endswith(".json"):
@@ -121,11 +135,14 @@ def _of_run(name: str) -> Program:
         raise LedgerError(f"there is neither a file nor a run {name}")
     if not colon or name.endswith(SUFFIX) or Path(name).exists():
         return load(name)
-    best = Path(folder, "best", "1.opt")
-    if which == "best" and best.is_file():
-        return load(str(best))
+    if which == "best" and (shown := _shown(Path(folder))):
+        return load(shown)
     _, row = run_row(name)
     return Program.parse(row.best_text)
+
+
+def _is_run(folder: str) -> bool:
+    return bool(folder) and os.path.isfile(os.path.join(folder, "ledger.sqlite"))
 
 
 def run_row(name: str) -> tuple[Path, Child]:
@@ -137,17 +154,18 @@ def run_row(name: str) -> tuple[Path, Child]:
     folder, _, which = name.rpartition(":")
     if not Path(folder).is_dir() or not folder:
         raise LedgerError(f"there is no run folder {folder or name}; a program of a run is RUN:best or RUN:CHILD")
-    shown = _shown_row(Path(folder, "best", "1.opt")) if which == "best" else which
+    best = _shown(Path(folder)) if which == "best" else None
+    shown = _noted(best, "row") if best else None if which == "best" else which
     with Ledger.reading(Path(folder)) as ledger:
         if shown is None:
             row = ledger.best()
             if row is None:
                 raise LedgerError(f"{folder}: no program has come through all stages yet")
         else:
-            row = ledger.child(int(shown)) if shown.isdecimal() else None
+            row = ledger.child(int(shown)) if shown.isdecimal() and len(shown) < 19 else None  # as SQLite counts
             if row is None:
                 last = max(ledger.count() - 1, 0)
-                raise LedgerError(f"{folder}: no child {which!r}; write best, or a number from 0 to {last}")
+                raise LedgerError(f"{folder}: no child {quoted(which)}; write best, or a number from 0 to {last}")
     return Path(folder), row
 
 
@@ -161,12 +179,12 @@ def decay_of(name: str) -> str:
     """
     from ..evaluator.fitness import TUNED
 
-    folder, colon, _ = name.rpartition(":")
+    folder, _, _ = name.rpartition(":")
     if inside := _CALL.fullmatch(name.strip()):
         return decay_of(program_names(inside[2])[0])
     if find := find_of(name):
         config = find.config
-    elif colon and Path(folder, "ledger.sqlite").is_file():
+    elif _is_run(folder):
         with Ledger.reading(Path(folder)) as ledger:
             config = json.loads(ledger.meta()["config"])
     else:
@@ -174,9 +192,26 @@ def decay_of(name: str) -> str:
     return str(config.get("decay", TUNED))  # searches of older versions had no other
 
 
-def _shown_row(best: Path) -> str | None:
-    """The row whose program a file of the hall of fame says it is; None where there is no such file."""
-    noted = re.search(r"^# row: (\d+)$", best.read_text("utf-8"), re.MULTILINE) if best.is_file() else None
+def _shown(run: Path) -> Path | None:
+    """The file of the first of the hall of fame; None where there is none, or the ledger beside it has rows that were
+    not re-scored, or is another run's.
+    """
+    best = run / "best" / "1.opt"
+    if not best.is_file():
+        return None
+    if not _is_run(str(run)):
+        return best
+    number, rows = _noted(best, "row"), _noted(best, ROWS_IN_ALL)
+    with Ledger.reading(run) as ledger:
+        row = ledger.child(int(number)) if number else None
+        if rows not in (None, str(ledger.count())):  # older versions did not note it
+            return None
+    return best if row is not None and Program.parse(row.best_text) == load(best) else None
+
+
+def _noted(best: Path, what: str) -> str | None:
+    """A number in the notes of a file of the hall of fame."""
+    noted = re.search(rf"^# {what}: (\d+)$", best.read_text("utf-8"), re.MULTILINE)
     return noted[1] if noted else None
 
 

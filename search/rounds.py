@@ -29,7 +29,7 @@ def breed_round(number: int, first: int, fold: Fold, strategy: Evolution, known:
     while trainable < size and len(bred) < _ATTEMPTS * size:
         k = first + len(bred)
         if k < len(fold.starts):
-            new = make_start(k, fold.starts[k].program, known)
+            new = make_start(k, fold.starts[k].program, known, number)
         else:
             new = make_child(k, number, fold, strategy, known)
         if is_trainable(new.child):

@@ -92,6 +92,14 @@ def run_search(
     return search.fold
 
 
+def why_over(fold: Fold) -> str:
+    """Why a search breeds no more, however often it is resumed; "" while it would."""
+    if fold.barren >= _BARREN:
+        return f"{_BARREN} rounds in a row had no new child to train"
+    steps = fold.config.steps
+    return f"its {steps:,} steps are spent" if steps is not None and fold.steps >= steps else ""
+
+
 def start_programs(ledger: Ledger) -> list[Program]:
     """The programs that a run began with, as they were then."""
     return [Program.parse(text) for text in json.loads(ledger.meta()["starts"])]
@@ -156,9 +164,7 @@ class _Search:
             self.bred += 1
 
     def _spent(self) -> bool:
-        if self.fold.barren >= _BARREN:
-            return True
-        return self.config.steps is not None and self.fold.steps >= self.config.steps
+        return bool(why_over(self.fold))
 
     def refill(self) -> bool:
         """Whether there is anything to do."""

@@ -81,6 +81,7 @@ def test_a_search_says_what_it_does_in_plain_lines_and_leaves_a_folder(home):
     folder, done = home
     assert done.stderr == "" and "\x1b" not in done.stdout
     assert done.stdout.startswith("run folder runs/1; strategy evolution, from momentum.opt, seed 0, in this process\n")
+    assert "\nthe search is over: its 2,000 steps are spent\n" in done.stdout and "--resume" not in done.stdout
     for name in ("evaluations/s", "full runs/h", "cache hits", "wrongly dropped", "best fitness"):
         assert name in done.stdout
     assert {p.name for p in (folder / "runs" / "1").iterdir()} >= {"ledger.sqlite", "hall_of_fame.csv", "best"}
@@ -96,6 +97,7 @@ def test_the_next_search_takes_the_next_folder_and_a_finished_one_resumes_to_the
     assert rows(folder / "runs" / "1") == rows(folder / "runs" / "2")
     again = stepsmith("search", "--resume", "runs/2", "--workers", "0", "--elites", "2", cwd=folder)
     assert again.returncode == 0, again.stderr
+    assert "\nthe search is over: its 2,000 steps are spent\n" in again.stdout
     assert (folder / "runs" / "2" / "hall_of_fame.csv").read_text() == table
 
 
@@ -158,6 +160,7 @@ def test_minutes_in_which_no_round_closes_say_that_nothing_is_saved(tmp_path):
     done = stepsmith(*search, "--minutes", "1e-9", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(
+        "\nended after --minutes 1e-09\n"
         "no round was closed in that time, so nothing new is saved: give it more than --minutes 1e-09; "
         "go on with: stepsmith search --resume run\n"
     )
@@ -337,7 +340,8 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("search", "--space", "lion54") == "space: unknown space 'lion54'; did you mean 'lion45'?"
     few = "strategy: unknown strategy 'evolve'; known: constants, evolution, random"
     assert fails("search", "--strategy", "evolve") == few
-    assert fails("search", "--device", "gpu") == "unknown device 'gpu'; known: cpu, cuda"
+    for before in (("--resume", "runs/9"), ("--from", "loin"), ()):
+        assert fails("search", *before, "--device", "gpu") == "unknown device 'gpu'; known: cpu, cuda"
     assert fails("simplify", "lion", "--level", "empiricl") == "unknown level 'empiricl'; did you mean 'empirical'?"
     assert "--steps" in fails("search", "--stepz", "3")
     assert fails("export", "lion", "--to", "troch") == "unknown form 'troch'; did you mean 'torch'?"
@@ -362,7 +366,10 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
     assert fails("inspect", "clip(lion, max_norm=big)") == "clip: max_norm is a number, not 'big'"
     assert fails("inspect", "cautious_decay(sgd)").startswith("sgd ")
     assert fails("inspect", "runs/1") == "runs/1 is a run, not a program; name one of its programs, as in runs/1:best"
-    assert fails("inspect", "runs/1:999999").startswith("runs/1: no child '999999'; write best, or a number")
+    for number in ("999999", "9" * 20):
+        assert fails("inspect", f"runs/1:{number}").startswith(f"runs/1: no child '{number}'; write best, or a number")
+    for horizons in ("1e400", "1,1e999999999", "1/0", "0,1", "x"):
+        assert fails("tune", "quadratic", "--horizons", horizons).endswith(f", not {horizons!r}")
     no_run = "; a program of a run is RUN:best or RUN:CHILD"
     assert fails("inspect", "runs/9:best") == f"there is no run folder runs/9{no_run}"
     assert fails("inspect", "runs/1:best:2") == f"there is no run folder runs/1:best{no_run}"
@@ -385,6 +392,18 @@ def test_misspelt_names_on_the_command_line_get_a_hint(fails):
         ("held_out = ['digit']", "search.toml: held_out: unknown task 'digit': did you mean 'digits'?"),
         ("round = 'many'", "search.toml: round: "),
         ("steps = 0", "search.toml: steps: "),
+        ("seed = true", "search.toml: seed: write a number without quotes, not True"),
+        ("seed = '3'", "search.toml: seed: write a number without quotes, not '3'"),
+        ("edits = '2'", "search.toml: edits: write a number without quotes, not '2'"),
+        ("niches = 'no'", "search.toml: niches: write true or false, not 'no'"),
+        ("population = 9223372036854775808", "search.toml: population: Input should be less than 9223372036854775808"),
+        ("task = 'quadratic'", "search.toml: unknown option 'task'; it is an option of the command line, --task"),
+        ("config = 'a'", "search.toml: unknown option 'config'; it is an option of the command line, --config"),
+        ("seeds = 3", "search.toml: unknown option 'seeds'; it is an option of a stage, under [[stages]]; that of the"),
+        ("[[stages]]\ntasks = 'quadratic'", "search.toml: stages.0.tasks: a list is meant, as ['quadratic']"),
+        ("[stages]\ntasks = ['quadratic']", "search.toml: stages: a list of tables is meant, each under its name in"),
+        ("[[stages]]\ntasks = ['quadratic', 'quadratic']", "search.toml: stages.0.tasks: 'quadratic' stands twice;"),
+        ("[[stages]]\ntasks = ['quadratic']\nshare = 1e306", "search.toml: stages.0.share: Input should be less than"),
         ("stages = []", "search.toml: stages: "),
         ("decay = 'linaer'", "search.toml: decay: unknown decay 'linaer'; did you mean 'linear'?"),
         ("dtype = 'float8'", "search.toml: dtype: "),

@@ -244,6 +244,8 @@ def test_options_of_ray_are_for_ray():
         make_executor(2, address="auto")
     with pytest.raises(ExecutorError, match="needs a worker; leave out --workers 0"):
         make_executor(0, "processes")
+    with pytest.raises(ExecutorError, match="the executor inline is this process alone; leave out --workers 4"):
+        make_executor(4, "inline")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is bounded on Linux alone")

@@ -132,6 +132,21 @@ def test_stopping_after_every_round_changes_nothing(tmp_path, undisturbed):
     assert rows(tmp_path / "run") == rows(folder)
 
 
+def test_more_starts_than_a_round_holds_resume_to_the_same_rows(tmp_path):
+    starts = ("momentum", "sgd", "signum", "lion")
+    config = small(tmp_path, start=starts, round=2, steps=600, stages=ONE_STAGE)
+    search(tmp_path / "whole", config)
+    search(tmp_path / "cut", config, progress=_stop)
+    for _ in range(20):
+        resume(tmp_path / "cut", progress=_stop)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert [c.round for c in children(tmp_path / "cut") if c.is_start] == [0, 0, 1, 1]
+
+
+def _stop(progress):
+    raise Stop
+
+
 def test_replaying_gives_the_population_that_the_search_had(tmp_path, undisturbed):
     _, config = undisturbed
     live = search(tmp_path / "run", config.model_copy(update={"patience": 1}))
@@ -355,6 +370,9 @@ DAMAGE = {
     "UPDATE meta SET value = 'old' WHERE name = 'curves'": "quadratic is not the task that it was, or has another",
     "UPDATE meta SET value = '{' WHERE name = 'config'": "its configuration cannot be read by this version",
     "DELETE FROM meta WHERE name = 'starts'": "its configuration cannot be read by this version",
+    "UPDATE children SET scores = substr(scores, 1, 20) WHERE child = 0": "row 0 is damaged (scores); put back a copy",
+    "UPDATE children SET fitness = 'abc' WHERE child = 0": "row 0 is damaged (fitness); put back a copy",
+    "DELETE FROM children WHERE child = 3": "row 3 is missing; put back a copy of it, or start a new run",
 }
 
 

@@ -81,6 +81,7 @@ def test_a_file_may_hold_a_task_or_an_object_and_import_its_neighbours(file):
         (FILE, "my_task.py:Zebra", "there is no 'Zebra'; it has Mine, Other"),
         (FILE, "my_task.py", "name a class of the file, as in my_task.py:Other"),
         (FILE + "1 / 0\n", "my_task.py:Mine", r"my_task.py:18: ZeroDivisionError: division by zero$"),
+        (FILE + "raise SystemExit(3)\n", "my_task.py:Mine", r"my_task.py:18: SystemExit: 3$"),
         (FILE + "def\n", "my_task.py:Mine", r"my_task.py:18: SyntaxError: invalid syntax$"),
         (FILE + "import no_such\n", "my_task.py:Mine", r"my_task.py:18: ModuleNotFoundError: No module named"),
         (FILE.replace("steps, batch", "step, batch"), "my_task.py:Mine", r"no task: it lacks steps \(it has 'step'\)$"),
@@ -227,6 +228,17 @@ def test_task_replaces_bytes_in_the_default_stages(file):
     assert config.start == ("sgd",) and config.held_out == ()
     held_out = read_config(None, {"start": ("sgd",), "held_out": ("my_task.py:Mine",)}, ["quadratic"]).held_out
     assert held_out == (f"{file}:Mine",)
+
+
+def test_a_folder_of_any_name_may_hold_the_task_that_a_search_begins_with(file, tmp_path, monkeypatch):
+    folder = tmp_path / "my tasks, (2)"
+    folder.mkdir()
+    file.rename(folder / "my_task.py")
+    monkeypatch.chdir(folder)
+    make_curve(task("my_task.py:Mine"), TINY, (0.25, 1.0))
+    assert read_config(None, {}, ["my_task.py:Mine"]).start == (f"adamw@{folder}/my_task.py:Mine",)
+    inside = read_config(None, {"start": ("cautious(adamw@my_task.py:Mine) for matrix else sgd",), "odd": False})
+    assert inside.start == (f"cautious(adamw@{folder}/my_task.py:Mine) for matrix else sgd",)
 
 
 def test_task_beside_stages_is_an_error(file):

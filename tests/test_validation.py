@@ -452,6 +452,15 @@ def test_errors_are_one_line(small, arguments, said):
     assert "\n" not in str(found.exception)
 
 
+@pytest.mark.parametrize("text", ["[]", "null", '{"target"'])
+def test_a_folder_whose_configuration_is_damaged_is_refused(small, tmp_path, text):
+    (tmp_path / "configuration.json").write_text(text)
+    found = run("lion", "--target", "table-wine", "--workers", "0", "--out", str(tmp_path))
+    assert str(found.exception).endswith(
+        "configuration.json is damaged; name another folder with --out, or remove this one"
+    )
+
+
 def test_a_folder_of_another_validation_is_refused(small, tmp_path):
     out = str(tmp_path / "here")
     assert run("lion", "--target", "table-wine", "--workers", "0", "--out", out).exit_code == 0

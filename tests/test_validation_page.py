@@ -153,6 +153,7 @@ def test_costs_are_beside_speedups(tmp_path):
 def test_what_is_clipped_is_no_number_in_time_either(tmp_path):
     page = words(written(validation(contender("lion", Interval(32, 3, 32), 0.01)), tmp_path))
     assert ">32 (3.000->32) >64 (6.000->64)" in page
+    assert "so that >32 in data is >64 in time" in page and "better at 0.5x (>32)" in page
 
 
 def test_a_flat_law_says_no_speedup_anywhere(tmp_path):
