@@ -39,10 +39,17 @@ def _by_text(program: Program, seen: Behaviour) -> str:
     return breed.at_rms(structural_key(program.with_own_lr(1.0)), seen.rms)
 
 
-#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without.
+def _never(*given: object) -> bool:
+    return False
+
+
+#: Name -> what stands in for a function of `breed`: parts of the search that no user would want to do without. Where
+#: scale is not kept or repeats are known by text, what acts as its parent is bred all the time and would be refused:
+#: "ornaments", which refuses none of them, is beside what those two are seen.
 REPLACED: dict[str, dict[str, Callable[..., object]]] = {
-    "no scale": {"kept_scale": lambda now, scale: now},
-    "key of text": {"identity": _by_text},
+    "no scale": {"kept_scale": lambda now, scale: now, "is_ornament": _never},
+    "key of text": {"identity": _by_text, "is_ornament": _never},
+    "ornaments": {"is_ornament": _never},
 }
 #: Name -> what differs from the default configuration, which restarts after 30 rounds without a better program: a
 #: search of a million steps has a dozen rounds in all, so restarts are tried where they come rather than left out.

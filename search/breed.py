@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from ..dsl import Program
 from ..dsl.cost import cost
 from ..dsl.flow import Flow, flow, reject_reason
 from ..dsl.keys import Behaviour, behaviour, behaviour_key, structural_key
+from ..dsl.likeness import Action, action, likeness
 from ..dsl.program import LR
 from ..dsl.simplify.exact import numbers_folded
 from ..dsl.symmetry import is_odd
@@ -45,6 +48,8 @@ class _Seen(NamedTuple):
 _SCALINGS = 4  # an update that is no multiple of lr may meet its parent's scale after some
 _FARTHEST = 50.0  # nats by which a peak learning rate moves at once; lr hardly moves what asks for more
 _LEAST_SHARE = 0.125  # of its parent's scale, at which a child has the update of a donor
+_ORNAMENT = 0.995  # of the update's direction: what a child must leave of its parent's to be trained
+_SPARED = 1 / 8  # of those that do not: the likeness is of 64 steps, and a decay or a slow average takes more to show
 _SCALE_STEP = 0.5  # octaves: programs alike but for a smaller difference in the scale of the update are one
 
 
@@ -160,7 +165,28 @@ def make_child(number: int, round_: int, fold: Fold, strategy: Evolution, known:
     program = replace(program, name=f"found_{number}", doc="")  # what was said of its parent is not true of it
     child = Child(number, round_, parent.child, "+".join(edits), "")
     whose = model if child.moves_numbers_alone else parent
-    return _finish(child, program, whose.rms if whose is not None else None, known, fold.config.odd)
+    new = _finish(child, program, whose.rms if whose is not None else None, known, fold.config.odd)
+    if not child.moves_numbers_alone and is_ornament(new, parent) and not _spared(new, fold.config.seed):
+        return Bred(replace(child, program=str(new.program), reason="rejected: it acts as its parent"), new.program)
+    return new
+
+
+def is_ornament(new: Bred, parent: Member) -> bool:
+    """Whether a child that would be trained moves weights as its parent does, as far and nearly the same way."""
+    if new.child.reason or new.child.alias_of is not None or not _is_near(new.child.rms or 0.0, parent.rms):
+        return False
+    return likeness(action(new.program), _action(parent.text)) > _ORNAMENT
+
+
+@lru_cache(512)
+def _action(text: str) -> Action:
+    """Of parents, which have many children."""
+    return action(Program.parse(text))
+
+
+def _spared(new: Bred, seed: int) -> bool:
+    """Of a rule at a scale the same whenever it is bred, in one search."""
+    return zlib.crc32(f"{seed} {new.child.identity}".encode()) < _SPARED * 2**32
 
 
 def _with_update(program: Program, parent: Member, donor: Member, random: np.random.Generator) -> Program | None:

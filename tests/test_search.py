@@ -18,6 +18,7 @@ from stepsmith.dsl import Program
 from stepsmith.dsl.cost import Cost
 from stepsmith.dsl.flow import flow
 from stepsmith.dsl.keys import behaviour, skeleton_key
+from stepsmith.dsl.likeness import action, likeness
 from stepsmith.dsl.symmetry import is_odd
 from stepsmith.evaluator import shorten, tune
 from stepsmith.evaluator.curve import LOWEST
@@ -285,6 +286,23 @@ def test_what_trains_as_an_earlier_row_did_goes_no_further(run):
         else:
             earlier.setdefault(losses, []).append(row)
     assert ended > 3
+
+
+def test_of_what_acts_as_its_parent_few_are_trained(run):
+    """Its losses would say nothing new; 64 steps do not show all."""
+    _, rows, _ = run
+    trained = Counter()
+    for row in rows.values():
+        if row.parent is None or row.moves_numbers_alone or row.alias_of is not None:
+            continue
+        of = rows[row.parent]
+        is_alike = row.program and likeness(action(parsed(row)), action(Program.parse(of.final or of.program))) > 0.995
+        if row.reason == "rejected: it acts as its parent":
+            assert is_alike and not row.steps
+            trained["not"] += 1
+        elif row.steps and is_alike:
+            trained["all the same"] += 1
+    assert trained["not"] > 3 * trained["all the same"] > 0
 
 
 def test_a_schedule_is_no_start():
