@@ -441,6 +441,43 @@ def test_states_do_not_share_memory_with_gradients_or_parameters():
     assert len(set(states)) == len(states) and not kept & set(states)
 
 
+@pytest.mark.parametrize("wrong", ["narrower checkpoint", "grown weight", "state elsewhere"])
+def test_states_that_do_not_fit_their_weight_are_refused(wrong):
+    """A kernel takes addresses: it would write past the end of them."""
+    p, narrow = nn.Parameter(torch.zeros(3000)), nn.Parameter(torch.zeros(10))
+    optimizer, other = new("lion", [p]), new("lion", [narrow])
+    run(optimizer, [[torch.ones(3000)]] * 2)
+    run(other, [[torch.ones(10)]])
+    if wrong == "narrower checkpoint":
+        optimizer.load_state_dict(other.state_dict())
+    elif wrong == "grown weight":
+        p.grad = None
+        p.data = torch.zeros(6000)
+    else:
+        optimizer.state[p]["m"] = torch.zeros(3000, device="meta")
+    with pytest.raises(RuntimeError, match=r"size of tensor|device"):
+        run(optimizer, [[torch.ones(len(p))]])
+
+
+@pytest.mark.parametrize("start, then, flags", [
+    (torch.float32, torch.float64, {}),
+    (torch.bfloat16, torch.half, {"rounding": "kahan", "state_dtype": torch.float32}),
+], ids=["number", "lost"])  # fmt: skip
+def test_a_model_may_change_its_precision_between_steps(start, then, flags):
+    program = Program.parse("def f(w, g, m, s: scalar, lr=0.1):\n s = interp(rms(g), s, 0.9)\n return lr * g / s, g, s")
+    ends = []
+    for way in ({}, {"foreach": True}):
+        p = nn.Parameter(torch.ones(5, dtype=start))
+        optimizer = torch_class(program)([p], **flags, **way)
+        for dtype in (start, then):
+            p.grad = None
+            p.data = p.data.to(dtype)
+            p.grad = torch.linspace(-1, 1, 5).to(dtype)
+            optimizer.step()
+        ends.append(p.detach().clone())
+    assert torch.equal(*ends)
+
+
 def test_maximize_climbs():
     down = run(new("adamw"), gradients())
     up = run(new("adamw", maximize=True), [[-g for g in step] for step in gradients()])
