@@ -169,7 +169,7 @@ class RuleText:
     def update(self) -> list[str]:
         """The update function."""
         lines = list(self.source.lines)
-        ends = [self._apart(self.source.update, self.flow.update, Kind.TENSOR)]
+        ends = [self.source.update]
         for index, end in self.flow.states:
             ends.append(self._apart(self.source.new_states[index], end, self.kinds[index]))
         lines, ends = self._nested(lines, ends)

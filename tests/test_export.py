@@ -478,6 +478,20 @@ def test_a_model_may_change_its_precision_between_steps(start, then, flags):
     assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("update", ["first(step, m)", "every(2, step, m)", "worker_mean(m)", "unwide(wide(m))"])
+def test_an_update_that_is_an_old_state_is_not_what_is_written_there(update):
+    text = f"def f(w, g, m, lr=0.1) for matrix else sgd:\n step = lr * g\n return {update}, step"
+    program = Program.parse(text, resolve=load)
+    p = nn.Parameter(torch.zeros(3, 3, dtype=torch.float64))
+    optimizer, w = torch_class(program)([p], foreach=True), p.detach().numpy().copy()
+    runner = Interpreter(program, [w.shape])
+    for t in range(1, 5):
+        p.grad = torch.arange(9.0).reshape(3, 3).double() ** t
+        w = w - runner.step([w], [p.grad.numpy()], 1.0, t)[0]
+        optimizer.step()
+    np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-12)
+
+
 def test_maximize_climbs():
     down = run(new("adamw"), gradients())
     up = run(new("adamw", maximize=True), [[-g for g in step] for step in gradients()])
