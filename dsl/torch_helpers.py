@@ -31,7 +31,11 @@ def _stacked(function, *lists):
     found = [None] * len(lists[0])
     for places in alike.values():
         several = [[xs[i] for i in places] for xs in lists]
-        results = function(*map(torch.stack, several)) if len(places) > 1 else [function(*(xs[0] for xs in several))]
+        if len(places) > 1:  # a number of each matrix goes before its axes
+            stacks = [x if x.dim() > 1 else x.reshape(-1, 1, 1) for x in map(torch.stack, several)]
+            results = function(*stacks)
+        else:
+            results = [function(*(xs[0] for xs in several))]
         for i, x in zip(places, results, strict=True):
             found[i] = x
     return found

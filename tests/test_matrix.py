@@ -171,6 +171,15 @@ def test_newton_schulz_is_a_bounded_repeat_of_products():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_matrices_alike_have_each_its_own_numbers():
+    """They go through one product, with a number of each for all of its elements."""
+    rule = matrix_rule("newton_schulz(g, 1 + mean(g), rms(g), 0.1)", ends=", m")
+    w, g = [[torch.tensor(x) for x in np.random.default_rng(seed).standard_normal((2, 3, 3))] for seed in (0, 1)]
+    expected = Interpreter(rule, [(3, 3)] * 2).step([x.numpy() for x in w], [x.numpy() for x in g])
+    update, _ = compile_step(rule)(w, g, zero_states(rule, w), 1.0, 1, 0.0)
+    np.testing.assert_allclose(torch.stack(update).numpy(), expected, rtol=1e-12)
+
+
 def test_a_projection_is_redrawn_every_period_and_depends_on_the_seed_and_the_tensor():
     rule = matrix_rule("0 * g + sum(random_projection(wide(g), 2, 3))", ends=", m")
     drawn = [u[0, 0] for u in by_numpy(rule, steps=7)[0 :: len(SHAPES)]]
