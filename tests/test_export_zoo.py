@@ -209,6 +209,17 @@ def test_a_schedule_steers_any_optimizer(name):
         program.torch()(optimizer, 0)
 
 
+@pytest.mark.parametrize("name", ["step", "min", "float", "dtype", "_divide", "x"])
+def test_hyperparameters_of_a_schedule_may_have_the_names_of_what_its_file_uses(name):
+    text = f"def line(progress, {name}=0.25):\n return where(progress < {name}, 1, 1 - progress * {name})"
+    program = Program.parse(text)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1.0)
+    scheduler = program.torch()(optimizer, 4)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == multipliers(program, np.array([0.5]))[0] == 0.875
+
+
 # --- roles --------------------------------------------------------------------------------------------------
 
 
