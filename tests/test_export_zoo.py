@@ -403,6 +403,29 @@ def test_losses_at_two_points_come_from_the_closure():
         optimizer.step(lambda: None)
 
 
+def test_how_far_apart_losses_are_read_stands_in_the_group_and_in_checkpoints():
+    def read_at(optimizer: torch.optim.Optimizer) -> float:
+        [w], seen = optimizer.param_groups[0]["params"], []
+        before = w.detach().clone()
+        optimizer.step(lambda: seen.append(w.detach().clone()) or (w**3).sum())
+        return float((seen[0] - before).norm())
+
+    def made(**given) -> torch.optim.Optimizer:
+        return torch_class(load("mezo"))([nn.Parameter(torch.ones(3, dtype=torch.float64))], **given)
+
+    kept = made(perturbation=0.5)
+    loaded = made()
+    loaded.load_state_dict(kept.state_dict())
+    assert read_at(kept) == read_at(loaded) == pytest.approx(500 * read_at(made()))
+    for wrong, says in (({"perturbation": 0.0}, "perturbation must be above 0, not 0.0"),
+                        ({"seed": "x"}, "seed must be a whole number, not 'x'")):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            kept.add_param_group({"params": [nn.Parameter(torch.ones(2))], **wrong})
+    kept.add_param_group({"params": [nn.Parameter(torch.ones(2))], "perturbation": 0.1})
+    with pytest.raises(ValueError, match="groups have perturbations 0.1 and 0.5, and two losses are read for all"):
+        kept.step(lambda: torch.zeros(()))
+
+
 def test_a_closure_that_fails_leaves_the_weights():
     w = nn.Parameter(torch.ones(3))
     optimizer = torch_class(load("mezo"))([w])
