@@ -422,7 +422,7 @@ def test_how_far_apart_losses_are_read_stands_in_the_group_and_in_checkpoints():
         with pytest.raises(ValueError, match=says):
             kept.add_param_group({"params": [nn.Parameter(torch.ones(2))], **wrong})
     kept.add_param_group({"params": [nn.Parameter(torch.ones(2))], "perturbation": 0.1})
-    with pytest.raises(ValueError, match="groups have perturbations 0.1 and 0.5, and two losses are read for all"):
+    with pytest.raises(ValueError, match=r"groups have perturbations 0\.1 and 0\.5, and two losses are read for all"):
         kept.step(lambda: torch.zeros(()))
 
 

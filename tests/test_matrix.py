@@ -338,6 +338,10 @@ FAULTS = {
         "this repeat and a tensor at its end; use another name inside",
     "def f(w, g, m: [short, 2], lr) for matrix else h:\n return lr * g, svd_basis(g, lr)\ndef h(w, g, lr):\n return g":
         "program:2:17: svd_basis needs a whole number, written out, as argument 2, not lr",
+    "def f(w, g, m: [short, 8], lr) for matrix else h:\n return lr * g, svd_basis(svd_basis(wide(g), 4), 8)\n"
+    "def h(w, g, lr):\n return g":
+        "program:2:2: state 'm' is of shape [short, 8] but of shape [short, 4] is returned for it; "
+        "declare it as 'm: [short, 4]'",
     "def rex(progress, floor):\n return floor": "program:1:5: a schedule keeps nothing; give 'floor' a default or take "
         "it out",
     "def rex(progress, lr):\n return progress": "program:1:5: the header lacks 'w'",
