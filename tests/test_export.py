@@ -730,6 +730,21 @@ def test_names_that_mean_something_else_are_changed():
         np.testing.assert_allclose(y.numpy(), x, rtol=1e-10)
 
 
+@pytest.mark.filterwarnings("error:steps are not fused")
+def test_names_of_c_and_of_the_kernel_s_text_may_be_a_program_s(monkeypatch):
+    states = ("new_m", "log", "sqrt", "complex", "INFINITY", "STATE", "BLOCK", "linux", "w_", "m_most", "double")
+    text = f"def f(w, g, m, usual: scalar, {', '.join(states)}, lr=0.1, REAL=0.9, m_rest=2.0):\n"
+    text += " usual = interp(rms(g), usual, REAL)\n m = interp(g / usual, m, REAL)\n m_ = m_rest * m\n"
+    text += "".join(f" {name} = {name} + m_ - (-0.5)\n" for name in states)
+    text += f" return lr * -(-0.5) * ({' + '.join(states)}), m, usual, {', '.join(states)}"
+    program = Program.parse(text)
+    optimizer = torch_class(program)(parameters(), fused=True)
+    monkeypatch.setattr(type(optimizer), "_step_with_torch", None)
+    theirs = run(optimizer, gradients())
+    for x, y in zip(trajectory(program), theirs, strict=True):
+        np.testing.assert_allclose(y.numpy(), x, rtol=1e-10)
+
+
 def test_unnamed_values_get_names():
     adam = load("adamw")
     bare = Program(adam.statements, adam.returns, adam.states, adam.hypers, adam.lr)
