@@ -22,10 +22,10 @@ class Sampled:
     What is made here is averaged over the processes of torch.distributed's default group.
     """
 
-    def _start(self, params, numbers, **flags):
+    def _check_flags(self, flags):
         if flags["capturable"]:
             raise RuntimeError(f"{type(self).__name__} does not support `capturable`: its draws need counts of steps")
-        super()._start(params, numbers, **flags)
+        super()._check_flags(flags)
 
     def _check(self, rule, values, names):
         super()._check(rule, values, names)

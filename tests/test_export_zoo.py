@@ -471,9 +471,29 @@ def test_parameters_alike_draw_differently_and_compiled_steps_the_same():
     assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
-def test_draws_cannot_be_captured():
-    with pytest.raises(RuntimeError, match="Mezo does not support `capturable`"):
-        torch_class(load("mezo"))(weights(), capturable=True)
+@pytest.mark.parametrize("name", ["mezo", "soap", "conda", "galore", "fira", "root", "onebit_adam"])
+def test_steps_that_the_host_decides_cannot_be_captured(name):
+    made = torch_class(load(name))
+    with pytest.raises(RuntimeError, match=f"{made.__name__} does not support `capturable`: "):
+        made(weights(), capturable=True)
+    with pytest.raises(RuntimeError, match="does not support `capturable`"):
+        made(weights()).add_param_group({"params": [nn.Parameter(torch.ones(2, 2))], "capturable": True})
+
+
+def test_a_kernel_captures_what_torch_s_functions_do_not():
+    made = torch_class(load("sgd_sai"))
+    made(weights(), capturable=True)
+    with pytest.raises(RuntimeError, match="SGDSai does not support `capturable`"):
+        made(weights(), capturable=True, foreach=True)
+
+
+def test_a_class_without_kernels_does_not_pass_for_fused():
+    plain: dict = {"__name__": "plain"}
+    exec(export_torch(load("adamw"), kernels=False), plain)
+    for made in (torch_class(load("onebit_adam")), plain["AdamW"]):
+        with pytest.raises(RuntimeError, match=f"{made.__name__} does not support `fused`: it has no kernels"):
+            made(weights(), fused=True)
+    torch_class(load("muon"))(weights(), fused=True)  # the kernels are those of its vectors
 
 
 # --- the contract, where rules do more ------------------------------------------------------------------------
