@@ -361,6 +361,21 @@ def test_a_copy_goes_on_exactly(name, how):
     assert same(run(copied, gradients()[9:]), run(optimizer, gradients()[7:]))
 
 
+class Louder(torch_class(load("lion"))):
+    """A subclass as users write them."""
+
+    louder = True
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_of_a_subclass_is_of_the_subclass(how):
+    optimizer = Louder(parameters())
+    run(optimizer, gradients()[:3])
+    copied = COPIES[how](optimizer, "lion")
+    assert type(copied) is Louder
+    assert same(run(copied, gradients()[3:6]), run(optimizer, gradients()[3:6]))
+
+
 def test_a_pickle_is_read_by_another_process(tmp_path):
     optimizer = new("c_lion")
     run(optimizer, gradients()[:3])
