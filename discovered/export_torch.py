@@ -254,9 +254,6 @@ class _Writer:
         keys = [*(key for rule in self.rules for key in rule.keys().values()), *total, *(x.split("=")[0] for x in own)]
         defaults = ", ".join(f'"{key}": {key}' for key in keys)
         body = [line for rule in self.rules for line in rule.checks()]
-        if total:
-            body += ["if not total_steps >= 1:"]
-            body += ['    raise ValueError(f"total_steps must be at least 1, not {total_steps}")']
         body += [f"numbers = {{{defaults}}}"]
         body += [f"self._start(params, numbers, {', '.join(f'{name}={name}' for name in flags)})"]
         return [f"def __init__({', '.join(arguments)}):", *indent(body)]

@@ -118,6 +118,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             if not fits or not all(isinstance(x, (Real, torch.Tensor)) and (0 <= x < 1 or not in_range) for x in betas):
                 wanted = f"{count} number{'s' if count > 1 else ''}{' in [0, 1)' if in_range else ''}"
                 raise ValueError(f"{names.get('betas', 'betas')} must be {wanted}, not {betas}")
+        if "progress" in rule.numbers and not values["total_steps"] >= 1:
+            raise ValueError(f"total_steps must be at least 1, not {values['total_steps']}")
         if values["rounding"] not in _ROUNDINGS:
             raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {values['rounding']!r}")
         dtype = values["state_dtype"]

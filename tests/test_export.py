@@ -577,6 +577,8 @@ def test_the_share_of_the_run_needs_its_length():
         torch_class(program)(parameters())
     with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
         torch_class(program)(parameters(), total_steps=0)
+    with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
+        torch_class(program)([{"params": parameters(), "total_steps": 0}], total_steps=4)
     p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     run(torch_class(program)([p], total_steps=4), [[-torch.ones(1)]] * 2)
     assert p.item() == 0.75 + 0.5

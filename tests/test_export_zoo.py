@@ -244,6 +244,8 @@ def test_what_a_group_says_holds_for_all_its_parameters():
     optimizer = torch_class(load("muon"))([group])
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.5, 0.0), (0.025, 0.0)]
     assert optimizer.param_groups[1]["eps"] == 1e-3
+    resumed = torch_class(load("muon"))([{"params": params, "lr": 0.01, "initial_lr": 0.02}])
+    assert [(g["lr"], g["initial_lr"]) for g in resumed.param_groups] == [(0.01, 0.02), (0.0005, 0.001)]
     optimizer = torch_class(load("muon"))(params[:1])
     optimizer.add_param_group({"params": params[2:]})
     assert [g["role"] for g in optimizer.param_groups] == ["matrix", "vector", "matrix"]
