@@ -236,6 +236,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _init_state(self, group, p):
         state, real, rule = self.state[p], _real(p), self._rule(group)
         dtype = group["state_dtype"]
+        if rule.averages and hasattr(p, "to_local"):
+            raise RuntimeError(_AVERAGED.format(type(self).__name__))
         if rule.counts:
             state["step"] = torch.zeros((), dtype=torch.float32, device=_place_of_count(rule, group, p))
         for name, form in rule.states:
@@ -405,6 +407,10 @@ _PLAIN = (torch.nn.Parameter, torch.Tensor)
 _SHARDED = (
     "{} keeps {!r} in a codec of whole tensors, and a parameter is sharded; shard it otherwise than by DTensor, or "
     "take a rule without codecs"
+)
+_AVERAGED = (
+    "{} averages over processes that hold whole parameters each, and a parameter is sharded; take a rule that does not "
+    "average, or no DTensor"
 )
 _SPARSE = (
     "{} does not take sparse gradients; use torch.optim.SparseAdam for these parameters, or make the layer with "

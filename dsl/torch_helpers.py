@@ -51,6 +51,12 @@ def _unwide(x, like):
     return x if like.shape[-2] <= like.shape[-1] else x.mT
 
 
+def _eye(x):
+    """The identity matrix of a square one's size; beside shards, which do not go with plain tensors, one of theirs."""
+    eye = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    return type(x).from_local(eye, x.device_mesh, run_check=False) if hasattr(x, "to_local") else eye
+
+
 def _finite(x):
     """Whether a decomposition is defined; elsewhere it is NaN."""
     return bool(torch.isfinite(x).all())

@@ -134,7 +134,8 @@ class TorchSource:
         if row.arity == 2 and Kind.SCALAR not in kinds:
             numbers = [isinstance(a, Const) for a in node.args]
             if kinds[1] is Kind.GLOBAL and (numbers[1] or node.op == "multiply"):
-                return f"{call}({args[0]}, {args[1]})"
+                call = {"max": "torch._foreach_clamp_min", "min": "torch._foreach_clamp_max"}.get(node.op, call)
+                return f"{call}({args[0]}, {args[1]})"  # a clamp is the same function, and shards have it too
             if kinds[0] is Kind.GLOBAL and node.op in ("multiply", "add") and (numbers[0] or node.op == "multiply"):
                 return f"{call}({args[1]}, {args[0]})"
         return None
