@@ -55,7 +55,16 @@ class ByRole:
             value = group.get(argument, usual if key == "lr" else group.get(key, usual))
             # schedulers write into a tensor, and each group has its own rate
             group[key] = value.clone() if isinstance(value, torch.Tensor) and not first else value
+        if "initial_lr" in given and rule.arguments:
+            group["initial_lr"] = given["initial_lr"] * self._ratio(given, group)
         return group
+
+    def _ratio(self, given, group):
+        """The rate of a group over the one that was given, which is the first rule's."""
+        one, own = given.get("lr", self.defaults["lr"]), group["lr"]
+        if not one:
+            one, own = self.defaults["lr"], self.defaults[self._rule(group).arguments["lr"]]
+        return float(own) / float(one) if one else 1.0
 
     def _foreign(self, group):
         """Names of other rules' numbers."""

@@ -91,7 +91,8 @@ def export_latex(program: Program) -> str:
         shown = [("lr", part.peak)] if not part.schedule else []
         shown += [(part.name_of(part.first_hyper + i), value) for i, value in enumerate(part.hypers)]
         values = ", ".join(f"{name} = {value!r}" for name, value in shown)
-        comment.append(f"The {'schedule' if part.schedule else 'rule'} {part.name}; its defaults: {values}.")
+        defaults = f"; its defaults: {values}" if values else ""
+        comment.append(f"The {'schedule' if part.schedule else 'rule'} {part.name}{defaults}.")
     used = {node.op for part in parts for node in flow(part).nodes}
     comment += [f"Here {note}." for op, note in _NOTES.items() if op in used]
     lines = [f"% {line}".rstrip() for line in [*comment, LICENSE]]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from ..dsl import Program, ProgramError
 from ..dsl.layout import indent, wrapped
 from ..dsl.program import FIRST, PROGRESS, T
+from ..dsl.torch_source import _TAKEN as TORCH_TAKEN
 from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import free_names
 from .header import LICENSE, header
 
-_TAKEN = {"optimizer", "total_steps", "last_epoch", "progress", "t", "torch", "math", "LambdaLR", "_multiplier"}
+#: Names that no hyperparameter may have: those of the text that it is put in.
+_TAKEN = {*TORCH_TAKEN, "optimizer", "total_steps", "last_epoch", "step", "LambdaLR", "_multiplier"}
 
 
 def export_schedule(program: Program, name: str) -> str:

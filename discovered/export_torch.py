@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copyreg
 import keyword
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -126,7 +127,9 @@ def camel_case(name: str) -> str:
 def _class(text: str, class_name: str) -> type[torch.optim.Optimizer]:
     made: Any = executed(text, class_name, __name__)[class_name]
 
-    def reduce(self: torch.optim.Optimizer) -> tuple[Callable[..., Any], tuple[str, str], Any]:
+    def reduce(self: torch.optim.Optimizer) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
+        if type(self) is not made:  # a subclass is found by its name, as any class is
+            return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
         return _blank, (text, class_name), self.__getstate__()
 
     if isinstance(made, type):
@@ -251,9 +254,6 @@ class _Writer:
         keys = [*(key for rule in self.rules for key in rule.keys().values()), *total, *(x.split("=")[0] for x in own)]
         defaults = ", ".join(f'"{key}": {key}' for key in keys)
         body = [line for rule in self.rules for line in rule.checks()]
-        if total:
-            body += ["if not total_steps >= 1:"]
-            body += ['    raise ValueError(f"total_steps must be at least 1, not {total_steps}")']
         body += [f"numbers = {{{defaults}}}"]
         body += [f"self._start(params, numbers, {', '.join(f'{name}={name}' for name in flags)})"]
         return [f"def __init__({', '.join(arguments)}):", *indent(body)]

@@ -15,7 +15,7 @@ import warnings
 import torch
 
 from ..dsl.compile_c import CompilerMissing, build_library
-from .optimizer import _PLAIN, _ROUNDINGS, _SHORT, _keeps_lost, _real
+from .optimizer import _PLAIN, _ROUNDINGS, _SHORT, _keeps_lost, _precision, _real
 
 
 class Fused:
@@ -26,7 +26,12 @@ class Fused:
         rows = self._rows(group, params) if (rule.kernel_c if on_cpu else rule.kernel_triton) else None
         if rows is None:
             return False
-        done = self._step_on_cpu(group, params, rows) if on_cpu else self._step_on_gpu(group, params, rows)
+        sizes = array.array("q", map(torch.Tensor.numel, rows[0]))
+        table = array.array("q", [x for row in rows for x in map(torch.Tensor.data_ptr, row)])
+        if not self._known_to_fit(group, rows, sizes, table):
+            return False
+        take = self._step_on_cpu if on_cpu else self._step_on_gpu
+        done = take(group, params, rows, sizes, table)
         if done and type(params[0]) not in _PLAIN:  # the kernel knows shards alone
             torch.autograd.graph.increment_version([*params, *(x for p in params for x in self.state[p].values())])
         return done
@@ -60,11 +65,29 @@ class Fused:
             rows.append([s["step"] for s in states])
         return rows
 
-    def _step_on_cpu(self, group, params, rows):
+    def _known_to_fit(self, group, rows, sizes, table):
+        """Whether a kernel may take these addresses; looked at anew only where a weight or a state has moved.
+
+        A gradient was given the shape and the device that its weight then had, by torch.
+        """
+        known, count = vars(self).setdefault("_fitted", {}), len(sizes)
+        held = sizes, table[:count] + table[2 * count :]
+        if known.get(table[0]) != held:
+            if not _fit(self._rule(group), rows, _keeps_lost(group, rows[0][0])):
+                return False
+            if len(known) > 256:  # of weights that are gone
+                known.clear()
+            known[table[0]] = held
+        return True
+
+    def __setstate__(self, state):
+        """Takes up what a pickle or a checkpoint holds; its tensors may lie where others have lain."""
+        super().__setstate__(state)
+        self._fitted = {}
+
+    def _step_on_cpu(self, group, params, rows, sizes, table):
         rule, weight, grad = self._rule(group), rows[0][0], rows[1][0]
         state = rows[2][0].dtype if rule.tensors else weight.dtype
-        if rule.tensors and any(x.dtype != state for row in rows[2 : 2 + len(rule.tensors)] for x in row):
-            return False
         rounding = group["rounding"] if weight.dtype in _SHORT else "nearest"
         scale = -1.0 if group["maximize"] else 1.0
         if getattr(self, "grad_scale", None) is not None:
@@ -78,8 +101,6 @@ class Fused:
         seed = int(torch.randint(1 << 62, ())) if rounding == "stochastic" else 0
         step = rows[-1][0].item() + 1 if rule.counts else None
         values = array.array("d", [float(x) for x in self._values(group, step)])
-        sizes = array.array("q", map(torch.Tensor.numel, rows[0]))
-        table = array.array("q", [x for row in rows for x in map(torch.Tensor.data_ptr, row)])
         threads = torch.get_num_threads()
         done = library(len(rows[0]), _at(sizes), _at(table), _at(values), scale, seed, threads)
         if done == _UNLIKE:
@@ -89,14 +110,11 @@ class Fused:
         torch.autograd.graph.increment_version([x for row in (rows[0], *rows[2:]) for x in row])
         return True
 
-    def _step_on_gpu(self, group, params, rows):
+    def _step_on_gpu(self, group, params, rows, sizes, table):
         rule = self._rule(group)
         step = _gpu_step(rule.kernel_triton, type(self).__name__)
         if step is None or (group["rounding"] != "nearest" and rows[0][0].dtype in _SHORT):
             return False
-        alike = [{(x.dtype, x.device) for x in row} for row in rows[: len(rows) - rule.counts]]
-        if any(len(kinds) > 1 for kinds in alike) or any(device != rows[0][0].device for [(_, device)] in alike):
-            return False  # a kernel takes addresses, and one dtype for each row
         device, count = rows[0][0].device, None
         scale, found_inf = (self._on(device, name) for name in ("grad_scale", "found_inf"))
         steps = rows.pop() if rule.counts else []
@@ -126,6 +144,28 @@ class Fused:
 
 _UNLIKE = 1  # what a kernel answers where parameters were not stepped equally often
 _C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
+
+
+def _fit(rule, rows, lost):
+    """Whether what goes with a weight has its shape, and rows the dtypes and the device that a kernel reads there."""
+    end = 2 + len(rule.tensors)
+    states, singles = rows[2:end], rows[end : end + len(rule.singles)]
+    after = rows[end + len(singles) :]
+    kept, steps = after[:lost], after[lost:]
+    shapes = [x.shape for x in rows[0]]
+    if any([x.shape for x in row] != shapes for row in [rows[1], *states, *kept]):
+        return False
+    if any(x.numel() != 1 for row in [*singles, *steps] for x in row):
+        return False
+    if any(len({(x.dtype, x.device) for x in row}) > 1 for row in rows):
+        return False
+    weight, on_cpu = rows[0][0], rows[0][0].device.type == "cpu"
+    read = [(row, torch.float32) for row in steps]
+    if on_cpu:  # kernels for GPUs find the dtypes of rows themselves, and take counts on either side
+        read += [(row, states[0][0].dtype) for row in states] + [(row, weight.dtype) for row in kept]
+        read += [(row, _precision(weight)) for row in singles]
+    here = rows if on_cpu else rows[: len(rows) - len(steps)]
+    return all(row[0].dtype == dtype for row, dtype in read) and all(row[0].device == weight.device for row in here)
 
 
 def _is_dense(x):

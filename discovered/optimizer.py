@@ -29,17 +29,18 @@ class Rule:
         reduces: Whether it reduces over the elements of a tensor.
         gathers: Whether it reduces over all parameters.
         averages: Whether it averages over processes.
+        asks: Whether `update` reads tensors on the host, as to choose by a number, which a CUDA graph cannot hold.
         kernel_c: The fused step for CPUs.
         kernel_triton: And for GPUs.
     """
 
     def __init__(self, update, states=(), numbers=(), betas=(), nonnegative=(), rates=(), inputs=(), periods=(),
                  roles=(), arguments=None, matrices=False, gradients=True, reduces=False, gathers=False, averages=False,
-                 kernel_c="", kernel_triton=""):  # fmt: skip
+                 asks=False, kernel_c="", kernel_triton=""):  # fmt: skip
         self.update, self.states, self.numbers, self.betas = update, states, numbers, betas
         self.nonnegative, self.rates, self.inputs, self.periods, self.roles = nonnegative, rates, inputs, periods, roles
         self.arguments, self.matrices, self.gradients = arguments or {}, matrices, gradients
-        self.reduces, self.gathers, self.averages = reduces, gathers, averages
+        self.reduces, self.gathers, self.averages, self.asks = reduces, gathers, averages, asks
         self.kernel_c, self.kernel_triton = kernel_c, kernel_triton
         self.tensors = tuple(name for name, form in states if form == "tensor")
         self.singles = tuple((name, form == "scalar") for name, form in states if form in ("scalar", "global"))
@@ -67,21 +68,34 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if flags["differentiable"] and flags["fused"]:
             raise RuntimeError("`fused` does not support `differentiable`")
+        self._check_flags(flags)
         for rule in self._rules:
             own = {key: numbers[name] for key, name in rule.arguments.items()}
             self._check(rule, {**numbers, **flags, **own}, rule.arguments)
         super().__init__(params, {**numbers, **flags})
 
     def add_param_group(self, param_group):
-        """Adds a group; raises ValueError for numbers out of range, and for what cannot be written to in place."""
+        """Adds a group; raises ValueError for numbers out of range and for what cannot be written to in place, and
+        RuntimeError for a way to step that there is not.
+        """
         super().add_param_group(param_group)
         try:
+            self._check_flags(param_group)
             self._check(self._rule(param_group), param_group, {})
             if any(p.is_conj() or p.is_neg() for p in param_group["params"]):
                 raise ValueError("a parameter that is a conjugate or negative view cannot be stepped; give it resolved")
-        except ValueError:
+        except (ValueError, RuntimeError):
             self.param_groups.pop()
             raise
+
+    def _check_flags(self, flags):
+        """Raises RuntimeError for a way to step that the rules do not have."""
+        name = type(self).__name__
+        if flags["fused"] and not any(rule.kernel_c for rule in self._rules):
+            raise RuntimeError(f"{name} does not support `fused`: it has no kernels; leave `fused` out")
+        fused = _wants_fused(flags, torch.device("cuda"))
+        if flags["capturable"] and any(rule.asks and not (fused and rule.kernel_triton) for rule in self._rules):
+            raise RuntimeError(f"{name} does not support `capturable`: it reads numbers on the host to choose its step")
 
     def _check(self, rule, values, names):
         """Raises ValueError for numbers that a rule cannot read; `names` are what to call them, where they differ."""
@@ -104,6 +118,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             if not fits or not all(isinstance(x, (Real, torch.Tensor)) and (0 <= x < 1 or not in_range) for x in betas):
                 wanted = f"{count} number{'s' if count > 1 else ''}{' in [0, 1)' if in_range else ''}"
                 raise ValueError(f"{names.get('betas', 'betas')} must be {wanted}, not {betas}")
+        if "progress" in rule.numbers and not values["total_steps"] >= 1:
+            raise ValueError(f"total_steps must be at least 1, not {values['total_steps']}")
         if values["rounding"] not in _ROUNDINGS:
             raise ValueError(f"rounding must be one of {', '.join(_ROUNDINGS)}, not {values['rounding']!r}")
         dtype = values["state_dtype"]
@@ -157,7 +173,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, value in given["state"].get(index, {}).items():
                 dtype = self._dtype_of(name, p, group, value)
                 if name == "step":
-                    state[name] = torch.as_tensor(value, dtype=torch.float32, device=_place_of_count(group, p))
+                    place = _place_of_count(self._rule(group), group, p)
+                    state[name] = torch.as_tensor(value, dtype=torch.float32, device=place)
                 elif dtype is not None and state[name].dtype != dtype:
                     state[name] = value.to(device=state[name].device, dtype=dtype)
 
@@ -219,8 +236,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _init_state(self, group, p):
         state, real, rule = self.state[p], _real(p), self._rule(group)
         dtype = group["state_dtype"]
+        if rule.averages and hasattr(p, "to_local"):
+            raise RuntimeError(_AVERAGED.format(type(self).__name__))
         if rule.counts:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=_place_of_count(group, p))
+            state["step"] = torch.zeros((), dtype=torch.float32, device=_place_of_count(rule, group, p))
         for name, form in rule.states:
             if form == "tensor":
                 state[name] = torch.zeros_like(real, dtype=dtype, memory_format=torch.preserve_format)
@@ -389,6 +408,10 @@ _SHARDED = (
     "{} keeps {!r} in a codec of whole tensors, and a parameter is sharded; shard it otherwise than by DTensor, or "
     "take a rule without codecs"
 )
+_AVERAGED = (
+    "{} averages over processes that hold whole parameters each, and a parameter is sharded; take a rule that does not "
+    "average, or no DTensor"
+)
 _SPARSE = (
     "{} does not take sparse gradients; use torch.optim.SparseAdam for these parameters, or make the layer with "
     "sparse=False"
@@ -402,9 +425,11 @@ def _wants_fused(group, device):
     return group["foreach"] is None and not group["differentiable"] and device.type in ("cpu", "cuda")
 
 
-def _place_of_count(group, p):
-    """The device on which a parameter's steps are counted."""
-    on_device = group["capturable"] or (p.device.type != "cpu" and _wants_fused(group, p.device))
+def _place_of_count(rule, group, p):
+    """The device on which a parameter's steps are counted: its own only where nothing is to read them on the host."""
+    on_device = group["capturable"] or (
+        p.device.type != "cpu" and bool(rule.kernel_triton) and _wants_fused(group, p.device)
+    )
     return p.device if on_device else torch.device("cpu")
 
 

@@ -13,7 +13,7 @@ from ..dsl.passes import fusable
 from ..dsl.program import FIRST, LR, NOISE, ORACLES, PROGRESS, RESERVED, TWO_POINT, Arg, G, T
 from ..dsl.to_c import c_source
 from ..dsl.to_triton import triton_source
-from ..dsl.torch_source import TorchSource
+from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import BETA, Named, free_names, name_constants, rates
 
 _NEST = 96  # a line that nests another stays within this
@@ -58,6 +58,17 @@ class RuleText:
     def gathers(self) -> bool:
         """Whether it reduces over all parameters."""
         return any(OPS[node.op].result is Kind.GLOBAL for node in self.flow.nodes)
+
+    @property
+    def asks(self) -> bool:
+        """Whether what its lines do depends on tensors' values, which they read on the host."""
+        called = "\n".join(helpers_of(self.source.lines))
+        codecs = [state.codec.torch for state in self.program.states if state.codec]
+        return (
+            any(" if " in line for line in self.source.lines)
+            or bool(re.search(r"^def (_quantile|_finite|_projection)\(", called, re.MULTILINE))
+            or any(text.startswith("LowRank") for text in codecs)
+        )
 
     # --- arguments ------------------------------------------------------------------------------------------
 
@@ -126,7 +137,8 @@ class RuleText:
         reads_gradient = self.reads(G) or any(slot != TWO_POINT for slot, _ in self.original.periods)
         flags = {"matrices": self.matrices, "gathers": self.gathers,
                  "averages": any(node.op == "worker_mean" for node in self.flow.nodes),
-                 "reduces": any(not OPS[node.op].elementwise for node in self.flow.nodes)}  # fmt: skip
+                 "reduces": any(not OPS[node.op].elementwise for node in self.flow.nodes),
+                 "asks": self.asks}  # fmt: skip
         fields += [f"{name}=True," for name, value in flags.items() if value]
         fields += [] if reads_gradient else ["gradients=False,"]
         if self.fused:
@@ -169,7 +181,7 @@ class RuleText:
     def update(self) -> list[str]:
         """The update function."""
         lines = list(self.source.lines)
-        ends = [self._apart(self.source.update, self.flow.update, Kind.TENSOR)]
+        ends = [self.source.update]
         for index, end in self.flow.states:
             ends.append(self._apart(self.source.new_states[index], end, self.kinds[index]))
         lines, ends = self._nested(lines, ends)

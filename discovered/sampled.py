@@ -22,14 +22,17 @@ class Sampled:
     What is made here is averaged over the processes of torch.distributed's default group.
     """
 
-    def _start(self, params, numbers, **flags):
+    def _check_flags(self, flags):
         if flags["capturable"]:
             raise RuntimeError(f"{type(self).__name__} does not support `capturable`: its draws need counts of steps")
-        if not numbers.get("perturbation", 1.0) > 0:
-            raise ValueError(f"perturbation must be above 0, not {numbers['perturbation']}")
-        if not isinstance(numbers["seed"], int):
-            raise ValueError(f"seed must be a whole number, not {numbers['seed']!r}")
-        super()._start(params, numbers, **flags)
+        super()._check_flags(flags)
+
+    def _check(self, rule, values, names):
+        super()._check(rule, values, names)
+        if not values.get("perturbation", 1.0) > 0:
+            raise ValueError(f"perturbation must be above 0, not {values['perturbation']}")
+        if not isinstance(values["seed"], int):
+            raise ValueError(f"seed must be a whole number, not {values['seed']!r}")
 
     @torch.compiler.disable  # a compiler would take one parameter's draw for another's
     def step(self, closure=None, **estimates):
@@ -130,7 +133,7 @@ class Sampled:
     @torch.no_grad()
     def _two_point(self, closure):
         """The mean of two losses; their difference becomes an estimate."""
-        self._estimates["two_point"], step, losses = 0.0, self.defaults["perturbation"], []
+        self._estimates["two_point"], losses = 0.0, []
         pairs = self._asked().get("two_point", [])
         if closure is None and self._is_dry():
             return None
@@ -139,6 +142,10 @@ class Sampled:
                                "that returns the loss and needs no backward()")  # fmt: skip
         if not pairs:
             return closure()
+        step, *others = sorted({group["perturbation"] for group, _ in pairs})
+        if others:
+            raise ValueError(f"groups have perturbations {step} and {others[0]}, and two losses are read for all: give "
+                             "them one")  # fmt: skip
         before = [p.detach().clone() for _, p in pairs]
         try:
             for side in (1, -1):

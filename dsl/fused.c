@@ -76,7 +76,7 @@ typedef struct {
 #define USUAL(y) 0
 #endif
 #define MOST_OF(y) (1 / (y) * (1 - (real)0x1p-22))
-#define LESS_OF(y) (fma(-y##_most, y, (real)1) / (y))
+#define LESS_OF(y) (fma(-most_##y, y, (real)1) / (y))
 static inline real divided(real x, real most, real less) { return fma(x, most, x * less); }
 
 #define AT(type, row) ((type *)J->table[(row) * J->count + i] + begin)
@@ -91,14 +91,14 @@ static inline bf16 at_random(real x, uint32_t draw) {
     return x - x != 0 ? store_bf16(x) : (v.u + (draw & 0xffff)) >> 16;
 }
 #if ROUND == 1
-#define WRITE(x) w_[j] = at_random(x, hashed(from + (uint32_t)j))
+#define WRITE(x) to_w[j] = at_random(x, hashed(from + (uint32_t)j))
 #elif ROUND == 2
 #define WRITE(x) do { \
-        const real whole = (x) + LOAD(WEIGHT, lost_[j]); \
-        w_[j] = STORE(WEIGHT, whole), lost_[j] = STORE(WEIGHT, whole - LOAD(WEIGHT, w_[j])); \
+        const real whole = (x) + LOAD(WEIGHT, to_lost[j]); \
+        to_w[j] = STORE(WEIGHT, whole), to_lost[j] = STORE(WEIGHT, whole - LOAD(WEIGHT, to_w[j])); \
     } while (0)
 #else
-#define WRITE(x) w_[j] = STORE(WEIGHT, x)
+#define WRITE(x) to_w[j] = STORE(WEIGHT, x)
 #endif
 
 @FUNCTIONS@

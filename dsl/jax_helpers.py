@@ -210,9 +210,15 @@ def _views(xs, dtype, roles, outputs_first):
     return [_view(jnp.asarray(x, dtype), role, outputs_first) for x, role in zip(xs, roles, strict=True)]
 
 
+def _sides(p, role, outputs_first):
+    """Rows and columns of that matrix."""
+    return jax.eval_shape(lambda x: _view(x, role, outputs_first), p).shape
+
+
 def _backs(xs, like, roles, outputs_first):
-    """Such matrices in the layout of the parameters."""
-    turned = [x.T if _turned(role, outputs_first) else x for x, role in zip(xs, roles, strict=True)]
+    """Such matrices, or what is to fill them, in the layout of the parameters."""
+    whole = [jnp.broadcast_to(x, _sides(p, role, outputs_first)) for x, p, role in zip(xs, like, roles, strict=True)]
+    turned = [x.T if _turned(role, outputs_first) else x for x, role in zip(whole, roles, strict=True)]
     return [x.reshape(jnp.shape(p)) for x, p in zip(turned, like, strict=True)]
 
 
@@ -220,7 +226,7 @@ def _blank(params, roles, outputs_first, axes, dtype):
     """Zeros along two axes of each parameter's matrix: fan_out, fan_in, short, long, or a rank."""
 
     def zeros(p, role):
-        rows, columns = jax.eval_shape(lambda x: _view(x, role, outputs_first), p).shape
+        rows, columns = _sides(p, role, outputs_first)
         sides = {"fan_out": rows, "fan_in": columns, "short": min(rows, columns), "long": max(rows, columns)}
         shape = [sides[axis] if isinstance(axis, str) else min(axis, rows, columns) for axis in axes]
         return jnp.zeros(shape, dtype or p.dtype)

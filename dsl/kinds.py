@@ -81,6 +81,8 @@ def _shaped(row: Op, kinds: Sequence[Kind], args: Sequence[Arg]) -> Kind | None:
             for letter, axis in zip(pattern.split(), (kind.rows, kind.columns), strict=True):
                 if bound.setdefault(letter, _AXES.get(letter, axis)) != axis:
                     return None
+    if "k" in bound:  # a matrix has no more directions than rows or columns
+        bound["k"] = min(axis for axis in (bound["k"], kinds[0].rows, kinds[0].columns) if isinstance(axis, int))
     rows, columns = (_AXES.get(x, bound.get(x, 1)) for x in result.split())
     return Kind.of(rows, columns)
 

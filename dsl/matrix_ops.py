@@ -137,7 +137,7 @@ MATRIX_ROWS: tuple[Op, ...] = (
         torch="_unwide({0}, {like})", jax="_unwide({0}, {like})", cost=0, shape="S L -> O I",
         doc="back from wide to the rows and columns of the parameter"),
     row("eye", 1, lambda x: np.eye(x.shape[0]), "degree:0 bounded:1",
-        torch="torch.eye(len({0}), dtype={0}.dtype, device={0}.device)", jax="jnp.eye(len({0}), dtype={0}.dtype)",
+        torch="_eye({0})", jax="jnp.eye(len({0}), dtype={0}.dtype)",
         cost=0, shape="a a -> a a", doc="the identity matrix of a square one's size"),
     row("newton_schulz", 4, quintic,
         torch="_quintic({0}, {1}, {2}, {3})", jax="_quintic({0}, {1}, {2}, {3})", cost=64, shape="a b, ., ., . -> a b",

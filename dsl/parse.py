@@ -74,6 +74,9 @@ def _parsed(text: str, resolve: Callable[[str], Program] | None) -> Program:
         raise error.orig_exc from None
     except (UnexpectedToken, UnexpectedCharacters, UnexpectedEOF) as error:
         raise _syntax(error, text) from None
+    if "\0" in text:  # in a comment, which would make an exported file that Python does not read
+        before = text.partition("\0")[0].split("\n")
+        raise ProgramError("unexpected character '\\x00' in a comment; take it out", len(before), len(before[-1]) + 1)
     return Linker(tree, resolve).program(_leading_comment(text))
 
 
@@ -83,7 +86,7 @@ def _earliest(error: ProgramError, text: str, resolve: Callable[[str], Program] 
     The lines before an error are parsed alone, with any return; without the functions after it they say too little.
     """
     lines, first = text.split("\n"), error.line or 1
-    if first < 3 or any(line.lstrip().startswith("def") for line in lines[first - 1 :]):
+    if first < 3 or any(re.match(r"\s*def\b", line) for line in lines[first - 1 :]):
         return error
     try:
         _parsed("\n".join([*lines[: first - 1], "return 0"]), resolve)

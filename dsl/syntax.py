@@ -150,6 +150,8 @@ class _Trees(Transformer[Token, Any]):
             if axis not in REDUCED:
                 raise at(axis, f"unknown axis {quoted(axis)}; {did_you_mean(axis, REDUCED)}")
             return self._op(f"{op}:{axis}", given[:1], name)
+        if op in _ALONG and len(given) != 1:
+            raise at(name, f"{name!s} takes 1 argument, and of a matrix one of the axes {', '.join(REDUCED)} after it")
         if len(given) != OPS[op].arity:
             wanted = OPS[op].arity
             plural = "" if wanted == 1 else "s"

@@ -17,19 +17,11 @@ from .passes import Pass, Passes
 from .program import FIRST, Arg, Const, G, Program, T, W
 from .source import choose_names
 
-_WORDS = (
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
-)
-_TAKEN = {*_WORDS.split(), "real", "job", "i64", "i", "j", "k", "s", "n", "J", "begin", "sums", "scale", "from", "to",
-          "half", "bf16", "hashed", "at_random", "done", "element", "pair",
-          "both", "w", "g", "w_", "g_", "lost", "lost_", "x", "y", "z", "I"}  # fmt: skip
-
 _COMPARISONS = ("less", "less_equal", "greater", "greater_equal")
 
 _ROUNDING = [
     "#if ROUND == 2",
-    "WEIGHT *restrict lost_ = AT(WEIGHT, LOST);",
+    "WEIGHT *restrict to_lost = AT(WEIGHT, LOST);",
     "#elif ROUND == 1",
     "const uint32_t from = hashed(J->seed ^ hashed((uint32_t)i) ^ (uint32_t)begin);",
     "#endif",
@@ -43,7 +35,7 @@ def c_source(program: Program, given: Mapping[int, str]) -> str:
 
     >>> program = Program.parse("def sgd(w, g, lr=0.1):\n  return lr * g")
     >>> [line for line in c_source(program, {2: "lr"}).splitlines() if "*new_w =" in line]
-    ['    *new_w = w - t0;']
+    ['    *new_w = w - v_t0;']
     """
     return _CSource(program, given).text()
 
@@ -52,7 +44,10 @@ class _CSource:
     def __init__(self, program: Program, given: Mapping[int, str]) -> None:
         self.plan = Passes(program)
         self.program, self.flow, self.given = program, self.plan.flow, given
-        self.names = choose_names(self.flow, {W: "w", G: "g"} | dict(given), given, _TAKEN)
+        self.labels = choose_names(self.flow, {W: "w", G: "g"} | dict(given), given, {"w", "g"})
+        # Prefixes, so that no name is one of C's, of its libraries' macros or of this text's own: those without a
+        # prefix, and those with new_, low_, high_, to_, most_, less_ and rest_ that go with a value.
+        self.names = {v: name if v in (W, G) else f"v_{name}" for v, name in self.labels.items()}
         states = [FIRST + i for i, _ in self.flow.states]
         self.tensors = [s for s in states if self.flow.kinds[s] is Kind.TENSOR]
         self.singles = [s for s in states if self.flow.kinds[s] is not Kind.TENSOR]
@@ -81,7 +76,7 @@ class _CSource:
             "TITLE": self.program.name, "PASSES": len(passes), "NUMBERS": len(self.number),
             "SCALARS": len(self.scalar), "SUMS": max(len(one.reductions) for one in passes),
             "SHARED": int(shared), "LOST": rows, "STEPS": f"({rows} + (ROUND == 2))" if counts else 0,
-            "ROWS": ", ".join(["weights", "gradients", *(self.names[v] for v in (*self.tensors, *self.singles))]),
+            "ROWS": ", ".join(["weights", "gradients", *(self.labels[v] for v in (*self.tensors, *self.singles))]),
             "FUNCTIONS": "\n\n".join(functions),
         } | {f"EACH_{kind.upper()}": ", ".join(f"{kind}_{i}" for i in range(len(passes)))
              for kind in ("numbers", "scalars", "pass", "gather")}  # fmt: skip
@@ -92,23 +87,23 @@ class _CSource:
 
     def _take(self) -> str:
         lines = [f"k[{i}] = given[{i}]; /* {name} */" for i, name in enumerate(self.given.values())]
-        lines += [f"{self.number[v]} = *(real *)J->table[{self.row[v]} * J->count]; /* {self.names[v]} */"
+        lines += [f"{self.number[v]} = *(real *)J->table[{self.row[v]} * J->count]; /* {self.labels[v]} */"
                   for v in self.singles if v in self.number]  # fmt: skip
         return _function("void take_numbers(const job *J, const double *given, double *k)", lines)
 
     def _numbers(self, number: int, one: Pass) -> str:
         lines = [self._finished(v, self.number[v]) for v in self._reduced(number) if v in self.number]
-        lines += [f"{self.number[v]} = {self._expression(v)}; /* {self.names[v]} */" for v in one.numbers]
+        lines += [f"{self.number[v]} = {self._expression(v)}; /* {self.labels[v]} */" for v in one.numbers]
         return _function(f"void numbers_{number}(double *k)", lines)
 
     def _scalars(self, number: int, one: Pass) -> str:
         lines = []
         if number == 0:
-            lines += [f"{self.scalar[v]} = *(real *)J->table[{self.row[v]} * J->count + i]; /* {self.names[v]} */"
+            lines += [f"{self.scalar[v]} = *(real *)J->table[{self.row[v]} * J->count + i]; /* {self.labels[v]} */"
                       for v in self.singles if v in self.scalar]  # fmt: skip
         lines += [self._finished(v, self.scalar[v]) for v in self._reduced(number) if v in self.scalar]
-        lines += [f"{self.scalar[v]} = {self._expression(v)}; /* {self.names[v]} */" for v in one.scalars]
-        if any(re.search(r"\bn\b", line) for line in lines):
+        lines += [f"{self.scalar[v]} = {self._expression(v)}; /* {self.labels[v]} */" for v in one.scalars]
+        if any(re.search(r"\bn\b", line.partition("/*")[0]) for line in lines):
             lines.insert(0, "const double n = J->size[i];")
         return _function(f"void scalars_{number}(const job *J, i64 i, const double *k, double *s)", lines)
 
@@ -118,7 +113,7 @@ class _CSource:
 
     def _finished(self, value: int, at: str) -> str:
         finish = re.sub(r"\bx\b", at, OPS[self.plan.node(value).op].finish)
-        return f"{at} = {finish}; /* {self.names[value]} */"
+        return f"{at} = {finish}; /* {self.labels[value]} */"
 
     def _gather(self, number: int, one: Pass) -> str:
         lines = []
@@ -140,7 +135,8 @@ class _CSource:
     def _single(self, arg: Arg) -> str:
         """A single number, in double."""
         if isinstance(arg, Const):
-            return repr(arg.value)
+            shown = repr(arg.value)
+            return f"({shown})" if shown.startswith("-") else shown
         return self.number[arg] if arg in self.number else self.scalar[arg]
 
     def _expression(self, value: int) -> str:
@@ -258,7 +254,7 @@ class _CSource:
             f"    real {', '.join(f'{half}_{name}' for half in ('low', 'high') for name in names)};",
             f"    {self._call(number, one, 'LOW', 'low')}",
             f"    {self._call(number, one, 'HIGH', 'high')}",
-            *(f"    ((pair *){name}_)[j] = both(low_{name}, high_{name});" for name in names),
+            *(f"    ((pair *)to_{name})[j] = both(low_{name}, high_{name});" for name in names),
             "}",
             "done = n / 2 * 2;",
             "#endif",
@@ -266,14 +262,14 @@ class _CSource:
             f"    real {', '.join(f'new_{name}' for name in names)};",
             f"    {self._call(number, one, '', 'new')}",
             "    WRITE(new_w);",
-            *(f"    {name}_[j] = STORE(STATE, new_{name});" for name in names[1:]),
+            *(f"    to_{name}[j] = STORE(STATE, new_{name});" for name in names[1:]),
             "}",
         ]
 
     def _loaded(self, value: int, half: str = "") -> str:
         """An element of a tensor in memory, or one of a pair of them."""
         kind, name = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE"), self.names[value]
-        text = f"{half}(((const pair *){name}_)[j])" if half else f"LOAD({kind}, {name}_[j])"
+        text = f"{half}(((const pair *)to_{name})[j])" if half else f"LOAD({kind}, to_{name}[j])"
         return f"SCALE({text})" if value == G else text
 
     def _computed(self, one: Pass) -> list[str]:
@@ -281,7 +277,7 @@ class _CSource:
 
     def _pointer(self, value: int, written: bool) -> str:
         kind = {W: "WEIGHT", G: "GRAD"}.get(value, "STATE")
-        return f"{'' if written else 'const '}{kind} *restrict {self.names[value]}_ = AT({kind}, {self.row[value]});"
+        return f"{'' if written else 'const '}{kind} *restrict to_{self.names[value]} = AT({kind}, {self.row[value]});"
 
     def _constants(self, one: Pass) -> dict[str, str]:
         """Single numbers that elements read, in the precision of the arithmetic; 1 - a of an average in double."""
@@ -298,7 +294,7 @@ class _CSource:
         found = {self.names[a]: self._single(a) for a in single}
         found |= {self._rest(a): f"1 - {self._single(a)}" for a in rests if not isinstance(a, Const)}
         for name in (self.names[v] for v in self._divisors(one)):
-            found |= {f"{name}_most": f"MOST_OF({name})", f"{name}_less": f"LESS_OF({name})"}
+            found |= {f"most_{name}": f"MOST_OF({name})", f"less_{name}": f"LESS_OF({name})"}
         return found
 
     def _divisors(self, one: Pass) -> list[int]:
@@ -308,10 +304,10 @@ class _CSource:
         return [a for a in found if not isinstance(a, Const) and self.flow.kind(a) is not Kind.TENSOR]
 
     def _rest(self, arg: Arg) -> str:
-        return f"(real)(1 - {arg.value!r})" if isinstance(arg, Const) else f"{self.names[arg]}_rest"
+        return f"(real)(1 - {arg.value!r})" if isinstance(arg, Const) else f"rest_{self.names[arg]}"
 
     def _operand(self, arg: Arg) -> str:
-        return f"(real){arg.value!r}" if isinstance(arg, Const) else self.names[arg]
+        return f"(real){self._single(arg)}" if isinstance(arg, Const) else self.names[arg]
 
     def _element(self, value: int, summed: bool) -> str:
         node = self.plan.node(value)
@@ -325,7 +321,7 @@ class _CSource:
             return text
         (x, y), above = args, self._made_by(node.args[0])
         truth = above is not None and above.op in _COMPARISONS
-        quick = f"({x} != 0 ? 1 / {y} : 0 / {y})" if truth else f"divided({x}, {y}_most, {y}_less)"
+        quick = f"({x} != 0 ? 1 / {y} : 0 / {y})" if truth else f"divided({x}, most_{y}, less_{y})"
         return f"usual ? {quick} : {text}"
 
     def _same_sign(self, value: Arg) -> str | None:

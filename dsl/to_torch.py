@@ -30,7 +30,8 @@ def compile_step(
     Called with (params, grads, states, schedule, t, progress, oracles=None): lists of tensors, states as `zero_states`
     makes them, three numbers, and what a trainer gives to oracle inputs by name. `schedule` multiplies the peak
     learning rate. Returns the update and the new states. Nothing is written in place, and nothing returned shares
-    memory with what was given but a state that did not change. Arithmetic is in float32 at least.
+    memory with what was given but states: one that did not change, or that takes over another. Arithmetic is in float32
+    at least.
 
     `roles` are those of the parameters (default: by their axes); `seed` is that of random draws. With `workers`
     simulated workers params, grads and states hold theirs one after another. Of a program with a route `only` may name

@@ -31,7 +31,11 @@ def _stacked(function, *lists):
     found = [None] * len(lists[0])
     for places in alike.values():
         several = [[xs[i] for i in places] for xs in lists]
-        results = function(*map(torch.stack, several)) if len(places) > 1 else [function(*(xs[0] for xs in several))]
+        if len(places) > 1:  # a number of each matrix goes before its axes
+            stacks = [x if x.dim() > 1 else x.reshape(-1, 1, 1) for x in map(torch.stack, several)]
+            results = function(*stacks)
+        else:
+            results = [function(*(xs[0] for xs in several))]
         for i, x in zip(places, results, strict=True):
             found[i] = x
     return found
@@ -45,6 +49,12 @@ def _wide(x):
 def _unwide(x, like):
     """Back from _wide to the sides of `like`."""
     return x if like.shape[-2] <= like.shape[-1] else x.mT
+
+
+def _eye(x):
+    """The identity matrix of a square one's size; beside shards, which do not go with plain tensors, one of theirs."""
+    eye = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    return type(x).from_local(eye, x.device_mesh, run_check=False) if hasattr(x, "to_local") else eye
 
 
 def _finite(x):

@@ -55,7 +55,7 @@ class TorchSource:
                 wanted = " and ".join(("" if side else "not ") + self._text(cond) for cond, side in guard)
                 line += f" if {wanted} else None"
             self.lines.append(line)
-        self.update = self._text(self.flow.update)
+        self.update = self._apart(self.flow.update, self._text(self.flow.update))
         self.new_states = {index: self._as_kind(end, self.flow.kinds[FIRST + index]) for index, end in self.flow.states}
 
     def _text(self, arg: Arg, tensor: bool = False) -> str:
@@ -69,8 +69,8 @@ class TorchSource:
     def _as_kind(self, arg: Arg, kind: Kind) -> str:
         """The value, written out as the kind of the state that takes it."""
         given, text = self.flow.kind(arg), self._text(arg, tensor=True)
-        if arg in (W, G) or (self.flow.node(arg) and self._passes_on(arg)):  # the caller may write into these
-            text = f"[x.clone() for x in {text}]"
+        if arg in (W, G) or self.flow.node(arg):
+            text = self._apart(arg, text)
         if given is kind:
             return text
         if given is Kind.GLOBAL:
@@ -80,6 +80,10 @@ class TorchSource:
         if kind is not Kind.TENSOR:
             return f"[_filled(x, w, {kind.rows!r}, {kind.columns!r}) for w, x in zip(params, {text})]"
         return f"[torch.zeros_like(w) + x for w, x in zip(params, {text})]"
+
+    def _apart(self, arg: Arg, text: str) -> str:
+        """A copy of what may be an input or a state: the caller writes into these before it reads all that is new."""
+        return f"[x.clone() for x in {text}]" if self._passes_on(arg) else text
 
     def _passes_on(self, arg: Arg) -> bool:
         """Whether a value may be the very memory of an input or a state: a choice, a view, or a mean of one."""
@@ -130,7 +134,8 @@ class TorchSource:
         if row.arity == 2 and Kind.SCALAR not in kinds:
             numbers = [isinstance(a, Const) for a in node.args]
             if kinds[1] is Kind.GLOBAL and (numbers[1] or node.op == "multiply"):
-                return f"{call}({args[0]}, {args[1]})"
+                call = {"max": "torch._foreach_clamp_min", "min": "torch._foreach_clamp_max"}.get(node.op, call)
+                return f"{call}({args[0]}, {args[1]})"  # a clamp is the same function, and shards have it too
             if kinds[0] is Kind.GLOBAL and node.op in ("multiply", "add") and (numbers[0] or node.op == "multiply"):
                 return f"{call}({args[1]}, {args[0]})"
         return None

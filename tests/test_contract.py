@@ -1371,9 +1371,11 @@ def test_kernels_are_the_default_where_there_are_any_and_nothing_else_is_asked_f
     """Without a GPU: what a step would take there, and where it would count."""
     usual = {"fused": None, "foreach": None, "differentiable": False, "capturable": False}
     place, p = torch.device(device), SimpleNamespace(device=torch.device(device))
+    rule, bare = SimpleNamespace(kernel_triton="a kernel"), SimpleNamespace(kernel_triton="")
     assert _wants_fused(usual, place) == (device != "mps")
-    assert _place_of_count(usual, p).type == ("cuda" if device == "cuda" else "cpu")
+    assert _place_of_count(rule, usual, p).type == ("cuda" if device == "cuda" else "cpu")
+    assert _place_of_count(bare, usual, p).type == "cpu"
     for asked in ({"foreach": True}, {"foreach": False}, {"differentiable": True}, {"fused": False}):
         assert not _wants_fused(usual | asked, place)
-        assert _place_of_count(usual | asked, p).type == "cpu"
+        assert _place_of_count(rule, usual | asked, p).type == "cpu"
     assert _wants_fused(usual | {"fused": True}, place)

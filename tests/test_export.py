@@ -361,6 +361,21 @@ def test_a_copy_goes_on_exactly(name, how):
     assert same(run(copied, gradients()[9:]), run(optimizer, gradients()[7:]))
 
 
+class Louder(torch_class(load("lion"))):
+    """A subclass as users write them."""
+
+    louder = True
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_of_a_subclass_is_of_the_subclass(how):
+    optimizer = Louder(parameters())
+    run(optimizer, gradients()[:3])
+    copied = COPIES[how](optimizer, "lion")
+    assert type(copied) is Louder
+    assert same(run(copied, gradients()[3:6]), run(optimizer, gradients()[3:6]))
+
+
 def test_a_pickle_is_read_by_another_process(tmp_path):
     optimizer = new("c_lion")
     run(optimizer, gradients()[:3])
@@ -441,6 +456,57 @@ def test_states_do_not_share_memory_with_gradients_or_parameters():
     assert len(set(states)) == len(states) and not kept & set(states)
 
 
+@pytest.mark.parametrize("wrong", ["narrower checkpoint", "grown weight", "state elsewhere"])
+def test_states_that_do_not_fit_their_weight_are_refused(wrong):
+    """A kernel takes addresses: it would write past the end of them."""
+    p, narrow = nn.Parameter(torch.zeros(3000)), nn.Parameter(torch.zeros(10))
+    optimizer, other = new("lion", [p]), new("lion", [narrow])
+    run(optimizer, [[torch.ones(3000)]] * 2)
+    run(other, [[torch.ones(10)]])
+    if wrong == "narrower checkpoint":
+        optimizer.load_state_dict(other.state_dict())
+    elif wrong == "grown weight":
+        p.grad = None
+        p.data = torch.zeros(6000)
+    else:
+        optimizer.state[p]["m"] = torch.zeros(3000, device="meta")
+    with pytest.raises(RuntimeError, match=r"size of tensor|device"):
+        run(optimizer, [[torch.ones(len(p))]])
+
+
+@pytest.mark.parametrize("start, then, flags", [
+    (torch.float32, torch.float64, {}),
+    (torch.bfloat16, torch.half, {"rounding": "kahan", "state_dtype": torch.float32}),
+], ids=["number", "lost"])  # fmt: skip
+def test_a_model_may_change_its_precision_between_steps(start, then, flags):
+    program = Program.parse("def f(w, g, m, s: scalar, lr=0.1):\n s = interp(rms(g), s, 0.9)\n return lr * g / s, g, s")
+    ends = []
+    for way in ({}, {"foreach": True}):
+        p = nn.Parameter(torch.ones(5, dtype=start))
+        optimizer = torch_class(program)([p], **flags, **way)
+        for dtype in (start, then):
+            p.grad = None
+            p.data = p.data.to(dtype)
+            p.grad = torch.linspace(-1, 1, 5).to(dtype)
+            optimizer.step()
+        ends.append(p.detach().clone())
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("update", ["first(step, m)", "every(2, step, m)", "worker_mean(m)", "unwide(wide(m))"])
+def test_an_update_that_is_an_old_state_is_not_what_is_written_there(update):
+    text = f"def f(w, g, m, lr=0.1) for matrix else sgd:\n step = lr * g\n return {update}, step"
+    program = Program.parse(text, resolve=load)
+    p = nn.Parameter(torch.zeros(3, 3, dtype=torch.float64))
+    optimizer, w = torch_class(program)([p], foreach=True), p.detach().numpy().copy()
+    runner = Interpreter(program, [w.shape])
+    for t in range(1, 5):
+        p.grad = torch.arange(9.0).reshape(3, 3).double() ** t
+        w = w - runner.step([w], [p.grad.numpy()], 1.0, t)[0]
+        optimizer.step()
+    np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-12)
+
+
 def test_maximize_climbs():
     down = run(new("adamw"), gradients())
     up = run(new("adamw", maximize=True), [[-g for g in step] for step in gradients()])
@@ -511,6 +577,8 @@ def test_the_share_of_the_run_needs_its_length():
         torch_class(program)(parameters())
     with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
         torch_class(program)(parameters(), total_steps=0)
+    with pytest.raises(ValueError, match="total_steps must be at least 1, not 0"):
+        torch_class(program)([{"params": parameters(), "total_steps": 0}], total_steps=4)
     p = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     run(torch_class(program)([p], total_steps=4), [[-torch.ones(1)]] * 2)
     assert p.item() == 0.75 + 0.5
@@ -675,6 +743,21 @@ def test_names_that_mean_something_else_are_changed():
     text += " step = step + len\n return lr * (betas * step + maximize * t * g), self, states, len, step"
     program = Program.parse(text)
     theirs = run(torch_class(program)(parameters(), params_=0.5), gradients())
+    for x, y in zip(trajectory(program), theirs, strict=True):
+        np.testing.assert_allclose(y.numpy(), x, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("error:steps are not fused")
+def test_names_of_c_and_of_the_kernel_s_text_may_be_a_program_s(monkeypatch):
+    states = ("new_m", "log", "sqrt", "complex", "INFINITY", "STATE", "BLOCK", "linux", "w_", "m_most", "double")
+    text = f"def f(w, g, m, usual: scalar, {', '.join(states)}, lr=0.1, REAL=0.9, m_rest=2.0):\n"
+    text += " usual = interp(rms(g), usual, REAL)\n m = interp(g / usual, m, REAL)\n m_ = m_rest * m\n"
+    text += "".join(f" {name} = {name} + m_ - (-0.5)\n" for name in states)
+    text += f" return lr * -(-0.5) * ({' + '.join(states)}), m, usual, {', '.join(states)}"
+    program = Program.parse(text)
+    optimizer = torch_class(program)(parameters(), fused=True)
+    monkeypatch.setattr(type(optimizer), "_step_with_torch", None)
+    theirs = run(optimizer, gradients())
     for x, y in zip(trajectory(program), theirs, strict=True):
         np.testing.assert_allclose(y.numpy(), x, rtol=1e-10)
 

@@ -209,6 +209,17 @@ def test_a_schedule_steers_any_optimizer(name):
         program.torch()(optimizer, 0)
 
 
+@pytest.mark.parametrize("name", ["step", "min", "float", "dtype", "_divide", "x"])
+def test_hyperparameters_of_a_schedule_may_have_the_names_of_what_its_file_uses(name):
+    text = f"def line(progress, {name}=0.25):\n return where(progress < {name}, 1, 1 - progress * {name})"
+    program = Program.parse(text)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=1.0)
+    scheduler = program.torch()(optimizer, 4)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == multipliers(program, np.array([0.5]))[0] == 0.875
+
+
 # --- roles --------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +244,8 @@ def test_what_a_group_says_holds_for_all_its_parameters():
     optimizer = torch_class(load("muon"))([group])
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.5, 0.0), (0.025, 0.0)]
     assert optimizer.param_groups[1]["eps"] == 1e-3
+    resumed = torch_class(load("muon"))([{"params": params, "lr": 0.01, "initial_lr": 0.02}])
+    assert [(g["lr"], g["initial_lr"]) for g in resumed.param_groups] == [(0.01, 0.02), (0.0005, 0.001)]
     optimizer = torch_class(load("muon"))(params[:1])
     optimizer.add_param_group({"params": params[2:]})
     assert [g["role"] for g in optimizer.param_groups] == ["matrix", "vector", "matrix"]
@@ -392,6 +405,29 @@ def test_losses_at_two_points_come_from_the_closure():
         optimizer.step(lambda: None)
 
 
+def test_how_far_apart_losses_are_read_stands_in_the_group_and_in_checkpoints():
+    def read_at(optimizer: torch.optim.Optimizer) -> float:
+        [w], seen = optimizer.param_groups[0]["params"], []
+        before = w.detach().clone()
+        optimizer.step(lambda: seen.append(w.detach().clone()) or (w**3).sum())
+        return float((seen[0] - before).norm())
+
+    def made(**given) -> torch.optim.Optimizer:
+        return torch_class(load("mezo"))([nn.Parameter(torch.ones(3, dtype=torch.float64))], **given)
+
+    kept = made(perturbation=0.5)
+    loaded = made()
+    loaded.load_state_dict(kept.state_dict())
+    assert read_at(kept) == read_at(loaded) == pytest.approx(500 * read_at(made()))
+    for wrong, says in (({"perturbation": 0.0}, "perturbation must be above 0, not 0.0"),
+                        ({"seed": "x"}, "seed must be a whole number, not 'x'")):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            kept.add_param_group({"params": [nn.Parameter(torch.ones(2))], **wrong})
+    kept.add_param_group({"params": [nn.Parameter(torch.ones(2))], "perturbation": 0.1})
+    with pytest.raises(ValueError, match=r"groups have perturbations 0\.1 and 0\.5, and two losses are read for all"):
+        kept.step(lambda: torch.zeros(()))
+
+
 def test_a_closure_that_fails_leaves_the_weights():
     w = nn.Parameter(torch.ones(3))
     optimizer = torch_class(load("mezo"))([w])
@@ -437,9 +473,29 @@ def test_parameters_alike_draw_differently_and_compiled_steps_the_same():
     assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
-def test_draws_cannot_be_captured():
-    with pytest.raises(RuntimeError, match="Mezo does not support `capturable`"):
-        torch_class(load("mezo"))(weights(), capturable=True)
+@pytest.mark.parametrize("name", ["mezo", "soap", "conda", "galore", "fira", "root", "onebit_adam"])
+def test_steps_that_the_host_decides_cannot_be_captured(name):
+    made = torch_class(load(name))
+    with pytest.raises(RuntimeError, match=f"{made.__name__} does not support `capturable`: "):
+        made(weights(), capturable=True)
+    with pytest.raises(RuntimeError, match="does not support `capturable`"):
+        made(weights()).add_param_group({"params": [nn.Parameter(torch.ones(2, 2))], "capturable": True})
+
+
+def test_a_kernel_captures_what_torch_s_functions_do_not():
+    made = torch_class(load("sgd_sai"))
+    made(weights(), capturable=True)
+    with pytest.raises(RuntimeError, match="SGDSai does not support `capturable`"):
+        made(weights(), capturable=True, foreach=True)
+
+
+def test_a_class_without_kernels_does_not_pass_for_fused():
+    plain: dict = {"__name__": "plain"}
+    exec(export_torch(load("adamw"), kernels=False), plain)
+    for made in (torch_class(load("onebit_adam")), plain["AdamW"]):
+        with pytest.raises(RuntimeError, match=f"{made.__name__} does not support `fused`: it has no kernels"):
+            made(weights(), fused=True)
+    torch_class(load("muon"))(weights(), fused=True)  # the kernels are those of its vectors
 
 
 # --- the contract, where rules do more ------------------------------------------------------------------------

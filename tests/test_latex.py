@@ -88,6 +88,8 @@ def test_the_comment_says_where_the_rule_is_from_and_what_a_formula_does_not_sho
         "% Here x / 0 is 0." in head
         and "% Here clip(x, c) brings the norm of all parameters together down to c." in head
     )
+    plain = export_latex(Program.parse("def line(progress):\n return 1 - progress"))
+    assert plain.startswith("% The schedule line.\n")
     assert head[-1] == "% Exported by Stepsmith. SPDX-License-Identifier: Apache-2.0"
 
 

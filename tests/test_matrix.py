@@ -171,6 +171,15 @@ def test_newton_schulz_is_a_bounded_repeat_of_products():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_matrices_alike_have_each_its_own_numbers():
+    """They go through one product, with a number of each for all of its elements."""
+    rule = matrix_rule("newton_schulz(g, 1 + mean(g), rms(g), 0.1)", ends=", m")
+    w, g = [[torch.tensor(x) for x in np.random.default_rng(seed).standard_normal((2, 3, 3))] for seed in (0, 1)]
+    expected = Interpreter(rule, [(3, 3)] * 2).step([x.numpy() for x in w], [x.numpy() for x in g])
+    update, _ = compile_step(rule)(w, g, zero_states(rule, w), 1.0, 1, 0.0)
+    np.testing.assert_allclose(torch.stack(update).numpy(), expected, rtol=1e-12)
+
+
 def test_a_projection_is_redrawn_every_period_and_depends_on_the_seed_and_the_tensor():
     rule = matrix_rule("0 * g + sum(random_projection(wide(g), 2, 3))", ends=", m")
     drawn = [u[0, 0] for u in by_numpy(rule, steps=7)[0 :: len(SHAPES)]]
@@ -329,6 +338,10 @@ FAULTS = {
         "this repeat and a tensor at its end; use another name inside",
     "def f(w, g, m: [short, 2], lr) for matrix else h:\n return lr * g, svd_basis(g, lr)\ndef h(w, g, lr):\n return g":
         "program:2:17: svd_basis needs a whole number, written out, as argument 2, not lr",
+    "def f(w, g, m: [short, 8], lr) for matrix else h:\n return lr * g, svd_basis(svd_basis(wide(g), 4), 8)\n"
+    "def h(w, g, lr):\n return g":
+        "program:2:2: state 'm' is of shape [short, 8] but of shape [short, 4] is returned for it; "
+        "declare it as 'm: [short, 4]'",
     "def rex(progress, floor):\n return floor": "program:1:5: a schedule keeps nothing; give 'floor' a default or take "
         "it out",
     "def rex(progress, lr):\n return progress": "program:1:5: the header lacks 'w'",

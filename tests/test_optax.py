@@ -42,6 +42,10 @@ OWN = {
       return lr * sign(g) + w * 0.001
     def k(w, g, m, lr=0.02, m0=2.0):
       return lr * (m + m0 * g), g""",
+    "filled": """def filled(w, g, rows, ones, number, lr=0.01) for matrix, embedding, head else sgd:
+      return lr * (mean(g, fan_in) * g + rows + ones * number), amax(abs(g), fan_in), 1.0, rms(g)
+    def sgd(w, g, lr=0.1):
+      return lr * g""",
 }
 
 

@@ -215,7 +215,7 @@ SOURCES = (
     "discovered/export_torch.py", "discovered/rule_text.py", "dsl/to_c.py", "dsl/fused.c", "dsl/to_torch.py",
     "dsl/to_triton.py", "dsl/triton_helpers.py",
 )  # fmt: skip
-DIGEST = "e746c434f84b"
+DIGEST = "1af2663f4ae5"
 
 
 def code_of(path):

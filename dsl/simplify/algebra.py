@@ -420,11 +420,6 @@ def _has(dot: Atom, wanted: set[Atom]) -> bool:
     return any(s is not None and wanted <= {a for a, _, _ in s[0]} for s in singles)
 
 
-def _is_unit(atom: Atom) -> bool:
-    """Whether a factor can be divided by without a thought."""
-    return atom.nonzero and atom.defined and atom.finite and atom.op != PRIME
-
-
 def _size_by_sign(item: Item) -> tuple[Item, ...]:
     """|x| as sign(x) x."""
     atom, p, r = item
