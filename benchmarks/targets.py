@@ -100,9 +100,10 @@ def document(found: dict[str, Validation], table: Table) -> str:
         "nothing; the hyperparameters of every rule tuned alike, numbers in its text as they stand, by a sweep of the "
         f"learning rate and {PRESET.budget} (joint random search, coordinate descent, finalists on two seeds). `*`: "
         "differs from AdamW at 5%, paired test over seeds, Holm over all rules: of this tuning, for two tunings of one "
-        "rule may be told apart as well (docs/validation.md, Tunings as the unit). AdamW has as many runs at every "
-        "length of its curve. `+`: beyond AdamW's longest runs, by its fitted law alone. Step: time of a whole step "
-        "over AdamW's. Time to target: area under the performance profile "
+        "rule may be told apart as well (docs/validation.md, Tunings as the unit). AdamW's curve has two more lengths, "
+        f"tuned again in {PRESET.again}; what as many as the first make of them: `python benchmarks/adamw_curve.py`. "
+        "`+`: beyond AdamW's longest runs, by its fitted law alone. Step: time of a whole step over AdamW's. Time to "
+        "target: area under the performance profile "
         "over the targets, to 4, of steps to AdamW's final loss. Made by "
         f"`{table.command}`, from the runs in `benchmarks/results/targets`."
     )

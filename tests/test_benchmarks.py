@@ -192,6 +192,15 @@ def test_variants_are_without_the_part_of_the_search_that_they_are_named_for(ben
     assert rows() == (pytest.approx(1), 0)
 
 
+def test_what_a_rule_owes_to_the_curve_of_its_baseline_is_shown_beside_it(bench):
+    """AdamW that is better at its longest leaves less of a speedup that is read there."""
+    curve = {data: {seed: 1 + 2 * data**-0.5 + seed / 1000 for seed in range(3)} for data in (0.5, 1.0, 2.0)}
+    better = curve | {2.0: {seed: loss - 0.05 for seed, loss in curve[2.0].items()}}
+    rival = {seed: loss - 0.4 for seed, loss in curve[1.0].items()}
+    [(name, given, less)] = bench("adamw_curve").speedups({"muon": rival}, 1.0, curve, better)
+    assert name == "muon" and float(given.split()[0]) > float(less.split()[0]) > 1.2
+
+
 def test_searches_that_did_not_record_their_families_have_a_line_as_well(bench):
     strategies = bench("strategies")
     old = {"strategy": "evolution", "budget": 9, "start": "momentum", "version": 10, "unseen": 0.9}

@@ -72,13 +72,12 @@ def _budget(first: int, descent: int, finalists: int, seeds: int, short: int = 0
     return Budget(first, 0, 0, descent, finalists, PICK_SEEDS[:seeds], short)
 
 
-_SOLID = _budget(6, 24, 2, 2, short=40)
-#: For many rules on one target: one data ratio, four seeds. AdamW has as many runs at each length of its curve.
-TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _SOLID, _SOLID, 4, 4)
+#: For many rules on one target: one data ratio, four seeds.
+TABLE = Preset(1 / 2, (1 / 2,), (1 / 4, 1 / 2, 1.0), _budget(6, 24, 2, 2, short=40), _budget(1, 9, 1, 1), 4, 4)
 PRESETS = {
     "quick": Preset(1 / 4, (1 / 4,), (1 / 8, 1 / 4, 1 / 2), _budget(4, 10, 2, 2, short=24), _budget(1, 6, 1, 1), 4, 2),
     "standard": Preset(
-        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _SOLID, _budget(1, 9, 1, 1), 8, 4,
+        1 / 2, (1 / 2, 1.0), (1 / 4, 1 / 2, 1.0, 2.0), _budget(6, 24, 2, 2, short=40), _budget(1, 9, 1, 1), 8, 4,
         (1 / 4, 1 / 2, 2.0, 4.0),
     ),
     "full": Preset(
