@@ -20,10 +20,10 @@ from stepsmith.cli import in_one_line
 from stepsmith.discovered import load
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.pool import TargetPool
-from stepsmith.evaluator.validation.protocol import Preset, finals, steps_of
+from stepsmith.evaluator.validation.protocol import Preset, steps_of
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.speedup import Losses, compare
-from stepsmith.evaluator.validation.validate import ADAMW, curve_of, freeze
+from stepsmith.evaluator.validation.validate import ADAMW, curve_of, final_results, freeze
 from stepsmith.report.table import plain_table
 from stepsmith.report.validation_table import shown_speedup
 
@@ -34,11 +34,7 @@ SOLID = replace(PRESET, again=PRESET.budget)
 def trained(pool: TargetPool, preset: Preset) -> Curve:
     """AdamW tuned and trained at every length."""
     frozen = freeze(pool, load("adamw"), preset, baseline=True)
-    results = {}
-    for ratio, settled in frozen.items():
-        runs = finals(settled.run, preset, preset.curve_seeds, steps_of(pool, ratio))
-        results[ratio] = {run.seed: result for run, result in zip(runs, pool.results(runs), strict=True)}
-    return curve_of(pool, results, preset)
+    return curve_of(pool, final_results(pool, frozen, preset, baseline=True), preset)
 
 
 def speedups(rivals: Mapping[str, Losses], data: float, *curves: Curve) -> list[tuple[str, ...]]:

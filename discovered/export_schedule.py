@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..dsl import Program, ProgramError
 from ..dsl.layout import indent, wrapped
 from ..dsl.program import FIRST, PROGRESS, T
-from ..dsl.torch_source import _TAKEN as TORCH_TAKEN
+from ..dsl.torch_source import TAKEN as TORCH_TAKEN
 from ..dsl.torch_source import TorchSource, helpers_of
 from .arguments import free_names
 from .header import LICENSE, header

@@ -66,18 +66,26 @@ class Fused:
         return rows
 
     def _known_to_fit(self, group, rows, sizes, table):
-        """Whether a kernel may take these addresses; looked at anew only where a weight or a state has moved.
+        """Whether a kernel may take these addresses.
 
-        A gradient was given the shape and the device that its weight then had, by torch.
+        Sizes are compared at every step, and the dtype and device of gradients, which `p.grad.data` sets without a
+        check; the rest only where a weight or a state has moved.
         """
-        known, count = vars(self).setdefault("_fitted", {}), len(sizes)
-        held = sizes, table[:count] + table[2 * count :]
-        if known.get(table[0]) != held:
-            if not _fit(self._rule(group), rows, _keeps_lost(group, rows[0][0])):
+        known, count, rule = vars(self).setdefault("_fitted", {}), len(sizes), self._rule(group)
+        lost, weight = _keeps_lost(group, rows[0][0]), rows[0][0]
+        tensors = 2 + len(rule.tensors)
+        like_weights = [*rows[1:tensors], *(rows[tensors + len(rule.singles) :][:1] if lost else ())]
+        if any(array.array("q", map(torch.Tensor.numel, row)) != sizes for row in like_weights):
+            return False
+        if {(x.dtype, x.device) for x in rows[1]} != {(rows[1][0].dtype, weight.device)}:
+            return False
+        key, held = (table[0], count), table[:count] + table[2 * count :]
+        if known.get(key) != held:
+            if not _fit(rule, rows, lost):
                 return False
             if len(known) > 256:  # of weights that are gone
                 known.clear()
-            known[table[0]] = held
+            known[key] = held
         return True
 
     def __setstate__(self, state):

@@ -93,7 +93,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         name = type(self).__name__
         if flags["fused"] and not any(rule.kernel_c for rule in self._rules):
             raise RuntimeError(f"{name} does not support `fused`: it has no kernels; leave `fused` out")
-        fused = _wants_fused(flags, torch.device("cuda"))
+        fused = _wants_fused(flags, torch.device("cuda")) and flags["rounding"] == "nearest"  # others step torch's way
         if flags["capturable"] and any(rule.asks and not (fused and rule.kernel_triton) for rule in self._rules):
             raise RuntimeError(f"{name} does not support `capturable`: it reads numbers on the host to choose its step")
 

@@ -61,11 +61,11 @@ class RuleText:
 
     @property
     def asks(self) -> bool:
-        """Whether what its lines do depends on tensors' values, which they read on the host."""
+        """Whether what its lines do depends on values that change, which they read on the host."""
         called = "\n".join(helpers_of(self.source.lines))
         codecs = [state.codec.torch for state in self.program.states if state.codec]
         return (
-            any(" if " in line for line in self.source.lines)
+            self.source.asks
             or bool(re.search(r"^def (_quantile|_finite|_projection)\(", called, re.MULTILINE))
             or any(text.startswith("LowRank") for text in codecs)
         )
@@ -183,7 +183,7 @@ class RuleText:
         lines = list(self.source.lines)
         ends = [self.source.update]
         for index, end in self.flow.states:
-            ends.append(self._apart(self.source.new_states[index], end, self.kinds[index]))
+            ends.append(self._kept_apart(self.source.new_states[index], end, self.kinds[index]))
         lines, ends = self._nested(lines, ends)
         exact = self._exact()
         head = ["dtype = params[0].dtype"] if any("(dtype)" in line for line in lines) else []
@@ -196,7 +196,7 @@ class RuleText:
         arguments = ["params", "grads", *self.states, *inputs, *self.betas, *self.others, *self.inputs]
         return [f"def _update{self.suffix}({', '.join(arguments)}):", *indent(body)]
 
-    def _apart(self, text: str, end: Arg, kind: Kind) -> str:
+    def _kept_apart(self, text: str, end: Arg, kind: Kind) -> str:
         """A state that is given back as it came: a copy, because states are overwritten one by one."""
         if not isinstance(end, int) or not FIRST <= end < self.flow.first_node or end in self.flow.hypers:
             return text

@@ -33,7 +33,7 @@ from .ops import OPS
 from .passes import Pass, Passes, fusable
 from .program import FIRST, LR, PROGRESS, RESERVED, Arg, Const, G, Program, T, W
 from .source import executed
-from .torch_source import _TAKEN as TORCH_TAKEN
+from .torch_source import TAKEN as TORCH_TAKEN
 from .torch_source import TorchSource, helpers_of
 
 #: Names in the text that no value may have.

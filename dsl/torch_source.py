@@ -28,7 +28,7 @@ def helpers_of(lines: Sequence[str]) -> list[str]:
     return called_helpers(_HELPERS, lines)
 
 
-_TAKEN = {*_INPUTS.values(), *_ELEMENT.values(), "torch", "math", "dtype", "self", "len", "sum", "zip", "x", "y", "z",
+TAKEN = {*_INPUTS.values(), *_ELEMENT.values(), "torch", "math", "dtype", "self", "len", "sum", "zip", "x", "y", "z",
           "i", "draw", "inputs", "states", *helpers(_HELPERS), *dir(builtins)}  # fmt: skip
 
 
@@ -36,19 +36,22 @@ class TorchSource:
     """The body of a step as source lines.
 
     `lines` compute, `update` names the update (a list of tensors), `new_states` the new value of each live
-    state by its index in the program.
+    state by its index in the program. `asks` is whether a line chooses by a number that changes from step to step.
     """
 
     def __init__(self, program: Program, hypers: dict[int, str] | None = None) -> None:
         self.program = program
         self.flow: Flow = flow(program, expand=True)
-        self.names = choose_names(self.flow, _INPUTS, hypers or {}, _TAKEN)
+        self.names = choose_names(self.flow, _INPUTS, hypers or {}, TAKEN)
         self.lines: list[str] = []
         early = early_numbers(self.flow)
         guards = guards_of(self.flow, early)
         numbers = range(self.flow.first_node, self.flow.first_node + len(self.flow.nodes))
+        fixed = self._fixed()
+        self.asks = any(not self._is_fixed(cond, fixed) for guard in guards.values() for cond, _ in guard)
         for number in sorted(numbers, key=lambda n: n not in early):
             node = self.flow.nodes[number - self.flow.first_node]
+            self.asks |= self._chooses(node) and not self._is_fixed(node.args[0], fixed)
             line = f"{self.names[number]} = {self.spell(node)}"
             guard = guards.get(number, ())
             if guard:
@@ -57,6 +60,18 @@ class TorchSource:
             self.lines.append(line)
         self.update = self._apart(self.flow.update, self._text(self.flow.update))
         self.new_states = {index: self._as_kind(end, self.flow.kinds[FIRST + index]) for index, end in self.flow.states}
+
+    def _fixed(self) -> set[int]:
+        """Values that are the same at every step: hyperparameters, and what is made of these and constants alone."""
+        found = {*self.flow.hypers}
+        for number, node in enumerate(self.flow.nodes, self.flow.first_node):
+            if all(self._is_fixed(arg, found) for arg in node.args):
+                found.add(number)
+        return found
+
+    @staticmethod
+    def _is_fixed(arg: Arg, fixed: set[int]) -> bool:
+        return isinstance(arg, Const) or arg in fixed
 
     def _text(self, arg: Arg, tensor: bool = False) -> str:
         if isinstance(arg, Const):
@@ -104,7 +119,7 @@ class TorchSource:
             if node.op == "worker_mean":
                 return f"_worker_mean({self._text(node.args[0])})"
             return self._each(node, kinds)
-        if node.op == "where" and kinds[0] is Kind.GLOBAL and kinds[1] is kinds[2] is node.kind is not Kind.GLOBAL:
+        if self._chooses(node):
             cond, x, y = (self._text(a) for a in node.args)
             return f"{x} if {cond} != 0 else {y}"
         if node.kind is Kind.GLOBAL:
@@ -112,6 +127,13 @@ class TorchSource:
         if node.kind is Kind.TENSOR and (short := self._foreach(node, kinds)):
             return short
         return self._loop(node, kinds)
+
+    def _chooses(self, node: Node) -> bool:
+        """Whether it is one of two lists, by a number."""
+        if node.op != "where":
+            return False
+        kinds = [self.flow.kind(a) for a in node.args]
+        return kinds[0] is Kind.GLOBAL and kinds[1] is kinds[2] is node.kind is not Kind.GLOBAL
 
     def _atom(self, node: Node, arg: Arg) -> str:
         numbers = node.op in _TAKES_NUMBERS or _plain_division(node)

@@ -44,7 +44,8 @@ def run_session(
     """Searches, shows how it goes, and re-scores `elites` programs at the end; exits with 130 when interrupted."""
     interrupted = Interrupts()
     last: list[Progress] = []
-    resume = f"go on with: stepsmith search --resume {quote(str(folder))}"
+    command = f"stepsmith search --resume {quote(str(folder))}"
+    resume = f"go on with: {command}"
     if config.space == "matrix" and not any(p.fallback for p in start_programs(ledger)):
         say(console, "note: matrix ops stand in programs with a route, and this start has none")
     try:
@@ -60,17 +61,17 @@ def run_session(
         if last:
             say(console, line(last[0]))
         in_flight = last[0].in_flight if last else 0
-        over = "" if in_flight else why_over(fold)
+        over = None if in_flight else why_over(fold)
         if over or not interrupted.count:
-            say(console, f"the search is over: {over}" if over else f"ended after --minutes {minutes:g}")
+            say(console, f"the search is over: {over.why}" if over else f"ended after --minutes {minutes:g}")
         if minutes and last and in_flight and fold.steps == last[0].steps_before:
             say(console, f"no round was closed in that time, so nothing new is saved: give it more than --minutes "
                          f"{minutes:g}; {resume}")  # fmt: skip
         if interrupted.count:
-            say(console, f"interrupted: all closed rounds are saved; {resume}")
+            say(console, f"interrupted: all closed rounds are saved; {f're-score with: {command}' if over else resume}")
             sys.exit(130)
         elif elites:
-            more = "begin anew with more --steps, or another --seed" if over else f"try another --seed, or {resume}"
+            more = over.mend if over else f"try another --seed, or {resume}"
             _show_elites(fold, dispatcher, ledger, folder, elites, console, more)
             if found := shares(ledger.children()):
                 say(console, str(found))

@@ -100,22 +100,22 @@ def _check(name: str, about: str, where: Path) -> None:
 
 
 def _taken(name: str, where: Path) -> FindError:
-    record = where / f"{name}.json"
-    if record.exists() and not record.with_suffix(SUFFIX).exists():
-        return FindError(f"{record} has no program beside it, as a keep that was killed leaves it; remove it")
+    program = where / f"{name}{SUFFIX}"
+    if program.exists() and not program.with_suffix(".json").exists():
+        return FindError(f"{program} has no record beside it, as a keep that is killed leaves it; remove it, or wait")
     return FindError(f"{name!r} is on the shelf already; choose another name")
 
 
 def _write(name: str, about: str, program: Program, find: Find, where: Path) -> Path:
-    """The record first, which takes the name: another may have taken it since it was checked, minutes ago."""
+    """The program first, which takes the name: another may have taken it since it was checked, minutes ago."""
     commit = f" of {find.commit[:7]}" if find.commit else ""
     doc = f"{about}\nSource: Stepsmith's search, seed {find.seed}, row {find.child}{commit}."
     path = where / f"{name}{SUFFIX}"
     try:
-        replace_file(path.with_suffix(".json"), find.model_dump_json(indent=1) + "\n", new=True)
+        replace_file(path, str(replace(program, doc=doc)), new=True)
     except FileExistsError:
         raise _taken(name, where) from None
-    replace_file(path, str(replace(program, doc=doc)))
+    replace_file(path.with_suffix(".json"), find.model_dump_json(indent=1) + "\n")
     return path
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dsl import Program
 from ..dsl.ops import SPACES
@@ -92,12 +92,20 @@ def run_search(
     return search.fold
 
 
-def why_over(fold: Fold) -> str:
-    """Why a search breeds no more, however often it is resumed; "" while it would."""
+class Over(NamedTuple):
+    """Why a search breeds no more, however often it is resumed, and what would."""
+
+    why: str
+    mend: str
+
+
+def why_over(fold: Fold) -> Over | None:
+    """None while it would go on."""
     if fold.barren >= _BARREN:
-        return f"{_BARREN} rounds in a row had no new child to train"
-    steps = fold.config.steps
-    return f"its {steps:,} steps are spent" if steps is not None and fold.steps >= steps else ""
+        return Over(f"{_BARREN} rounds in a row had no new child to train", "begin anew with another start or --space")
+    if fold.config.steps is not None and fold.steps >= fold.config.steps:
+        return Over(f"its {fold.config.steps:,} steps are spent", "begin anew with more --steps, or another --seed")
+    return None
 
 
 def start_programs(ledger: Ledger) -> list[Program]:
@@ -164,7 +172,7 @@ class _Search:
             self.bred += 1
 
     def _spent(self) -> bool:
-        return bool(why_over(self.fold))
+        return why_over(self.fold) is not None
 
     def refill(self) -> bool:
         """Whether there is anything to do."""

@@ -456,7 +456,8 @@ def test_states_do_not_share_memory_with_gradients_or_parameters():
     assert len(set(states)) == len(states) and not kept & set(states)
 
 
-@pytest.mark.parametrize("wrong", ["narrower checkpoint", "grown weight", "state elsewhere"])
+@pytest.mark.parametrize("wrong", ["narrower checkpoint", "grown weight", "state elsewhere", "narrower gradient",
+                                   "state that was narrowed"])  # fmt: skip
 def test_states_that_do_not_fit_their_weight_are_refused(wrong):
     """A kernel takes addresses: it would write past the end of them."""
     p, narrow = nn.Parameter(torch.zeros(3000)), nn.Parameter(torch.zeros(10))
@@ -468,6 +469,11 @@ def test_states_that_do_not_fit_their_weight_are_refused(wrong):
     elif wrong == "grown weight":
         p.grad = None
         p.data = torch.zeros(6000)
+    elif wrong == "narrower gradient":
+        p.grad = torch.ones(3000)
+        p.grad.data = torch.ones(10)
+    elif wrong == "state that was narrowed":
+        optimizer.state[p]["m"].resize_(10)
     else:
         optimizer.state[p]["m"] = torch.zeros(3000, device="meta")
     with pytest.raises(RuntimeError, match=r"size of tensor|device"):

@@ -189,15 +189,15 @@ def test_keep_says_what_it_wrote_and_inspect_where_it_is_from(run, own_shelf, sh
 
 def test_of_two_that_keep_one_name_the_second_is_refused(run, best, tmp_path):
     def meanwhile(text):
-        if text.startswith("scoring on") and not list(tmp_path.glob("*.json")):
+        if text.startswith("scoring on") and not list(tmp_path.glob("*.opt")):
             keep(run, 0, "same", "The other's.", dispatcher(), tmp_path)
 
     with pytest.raises(FindError, match="'same' is on the shelf already; choose another name"):
         keep(run, best.child, "same", "Mine.", dispatcher(), tmp_path, meanwhile)
     assert read_find("same", tmp_path).child == 0 and load(tmp_path / "same.opt").doc.startswith("The other's.")
     assert {path.name for path in tmp_path.iterdir()} == {"same.json", "same.opt"}
-    (tmp_path / "same.opt").unlink()
-    with pytest.raises(FindError, match=r"same\.json has no program beside it, .*; remove it$"):
+    (tmp_path / "same.json").unlink()
+    with pytest.raises(FindError, match=r"same\.opt has no record beside it, .*; remove it, or wait$"):
         keep(run, best.child, "same", "Mine.", dispatcher(), tmp_path)
 
 

@@ -212,8 +212,9 @@ SOURCES = (
     "proxies/targets/passages.py", "proxies/targets/rows.py", "proxies/targets/tokens.py", "proxies/targets/vision.py",
     "proxies/module_loss.py", "proxies/schedule.py", "evaluator/validation/training.py",
     "evaluator/validation/width_transfer.py", "discovered/optimizer.py", "discovered/fused_step.py",
-    "discovered/export_torch.py", "discovered/rule_text.py", "dsl/to_c.py", "dsl/fused.c", "dsl/to_torch.py",
-    "dsl/to_triton.py", "dsl/triton_helpers.py",
+    "discovered/export_torch.py", "discovered/rule_text.py", "discovered/by_role.py", "discovered/sampled.py",
+    "dsl/to_c.py", "dsl/fused.c", "dsl/to_torch.py", "dsl/to_triton.py", "dsl/torch_codecs.py", "dsl/torch_helpers.py",
+    "dsl/torch_source.py", "dsl/triton_helpers.py",
 )  # fmt: skip
 DIGEST = "1af2663f4ae5"
 

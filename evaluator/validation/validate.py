@@ -131,7 +131,7 @@ def validate(
     shown = {n: {ratio: _shown(settled) for ratio, settled in f.items()} for n, f in frozen.items()}
     fixed(shown)
     tell("all constants are frozen; now the seeds and the data that chose nothing")
-    results = side_by_side(pool, lambda n: _results(pool, frozen[n], preset, n == ADAMW), list(frozen))
+    results = side_by_side(pool, lambda n: final_results(pool, frozen[n], preset, n == ADAMW), list(frozen))
     reach = side_by_side(pool, lambda n: _sensitivity(pool, frozen[n][preset.tuned], preset), list(sides))
     trainings = {n: finals(f[preset.tuned].run, preset, 1, steps_of(pool, preset.tuned))[0] for n, f in frozen.items()}
     costs = step_costs(pool.target, trainings, pool.device)
@@ -177,10 +177,10 @@ def freeze(
     return found
 
 
-def _results(
+def final_results(
     pool: TargetPool, frozen: Mapping[float, Settled], preset: Preset, baseline: bool
 ) -> dict[float, dict[int, Result]]:
-    """Final runs by data ratio and seed."""
+    """Final runs at frozen settings by data ratio and seed; a baseline's at all ratios of its curve."""
     found = {}
     for ratio in preset.curve if baseline else preset.compared:
         seeds = preset.seeds if ratio in preset.compared else preset.curve_seeds
