@@ -94,6 +94,7 @@ def main(rank: int, store: str, names: list[str]) -> None:
         except RuntimeError as error:
             if rank == 0:
                 print(f"{name}: {error}", flush=True)
+    dist.barrier()  # no process takes down what another still sends
     dist.destroy_process_group()
 
 
