@@ -12,18 +12,16 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
-from measure import positive
 from rich.console import Console
-from targets import PRESET, PUBLISHED, RECORDS, TARGETS, found_here, measured
+from targets import PRESET, PUBLISHED, RECORDS, found_here, measured, parsed
 
 from stepsmith.cli import in_one_line
 from stepsmith.discovered import load
-from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.pool import TargetPool
 from stepsmith.evaluator.validation.protocol import Preset, steps_of
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.speedup import Losses, compare
-from stepsmith.evaluator.validation.validate import ADAMW, curve_of, final_results, freeze
+from stepsmith.evaluator.validation.validate import ADAMW, curve_of, ends_of, final_results, freeze
 from stepsmith.report.table import plain_table
 from stepsmith.report.validation_table import shown_speedup
 
@@ -44,14 +42,9 @@ def speedups(rivals: Mapping[str, Losses], data: float, *curves: Curve) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} [default: all]")
-    parser.add_argument("--workers", type=positive, default=2)
-    given = parser.parse_args()
-    if unknown := [name for name in given.targets if name not in TARGETS]:
-        parser.error(f"the tables hold {' and '.join(TARGETS)} alone, not {unknown[0]}")
-    use_one_thread()
+    given = parsed(parser)
     console, [ratio] = Console(), PRESET.compared
-    for name in given.targets or TARGETS:
+    for name in given.targets:
         with TargetPool(name, Record(RECORDS / f"{name}.jsonl"), workers=given.workers) as pool:
             few, many = trained(pool, PRESET), trained(pool, SOLID)
             data = float(pool.target.tokens(steps_of(pool, ratio)))
@@ -60,7 +53,7 @@ def main() -> None:
         budgets = [f"{preset.again} at the other lengths" for preset in (PRESET, SOLID)]
         console.print(plain_table(f"{name}: AdamW's loss in nats", ("data ratio", *budgets), losses))
         rivals = {
-            rule: {seed: result.test for seed, result in contender.results[ratio].items() if result.test is not None}
+            rule: ends_of(contender.results[ratio], PRESET)
             for table in (PUBLISHED, found_here())
             for rule, contender in measured(table)[name].contenders.items()
             if rule != ADAMW

@@ -133,18 +133,25 @@ def _cells(found: Validation, rule: str, ratio: float) -> list[str]:
     return [shown, f"{contender.cost.seconds / found.contenders[ADAMW].cost.seconds:.2f}"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line of what is measured target by target: that and which targets, all by default, and workers."""
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} [default: all]")
-    parser.add_argument("--finds", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     if unknown := [name for name in given.targets if name not in TARGETS]:
         parser.error(f"the pages hold {' and '.join(TARGETS)} alone, not {unknown[0]}")
+    given.targets = given.targets or TARGETS
     use_one_thread()
+    return given
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--finds", action="store_true")
+    given = parsed(parser)
     console = Console()
     table = found_here() if given.finds else PUBLISHED
-    for name in given.targets or TARGETS:
+    for name in given.targets:
         measure(name, {rule: load(rule) for rule in table.rules}, table.folder(name), given.workers, console)
         table.page.write_text(document(measured(table), table), "utf-8")
 

@@ -32,7 +32,7 @@ from stepsmith.evaluator.statistics import Interval
 from stepsmith.evaluator.train import use_one_thread
 from stepsmith.evaluator.validation.paired_test import holm, paired_p
 from stepsmith.evaluator.validation.pool import TargetPool
-from stepsmith.evaluator.validation.power_law import HIGHEST, LOWEST, PowerLaws, fit_power_laws
+from stepsmith.evaluator.validation.power_law import PowerLaws, fit_power_laws
 from stepsmith.evaluator.validation.protocol import Preset, Settled, finals, side_by_side, steps_of
 from stepsmith.evaluator.validation.record import Record
 from stepsmith.evaluator.validation.speedup import Losses, drawn_means
@@ -69,11 +69,6 @@ class Spread:
     error: float
     freedom: float
 
-    def interval(self) -> Interval:
-        """Student's, 95%."""
-        width = float(stats.t.ppf(0.975, self.freedom)) * self.error
-        return Interval(self.mean, self.mean - width, self.mean + width)
-
     def drawn(self, rng: np.random.Generator) -> np.ndarray:
         """Gaps that it leaves open. Shape (N,)."""
         return self.mean + self.error * rng.standard_t(self.freedom, size=_DRAWS)
@@ -99,16 +94,12 @@ def against(
     for name, test in tests.items():
         loss = theirs[name].mean()
         gap = Interval(float(ours.mean() - loss), *map(float, test.confidence_interval(0.95)))
-        here = _speedups(law, loss + np.array([gap.mean, gap.high, gap.low]), loss).tolist()
+        here = law.speedup(loss + np.array([gap.mean, gap.high, gap.low]), law.data_for(loss)).tolist()
         gaps = over_tunings_and_seeds(np.array(rule), np.array(rivals[name])).drawn(np.random.default_rng(0))
-        elsewhere = Interval(here[0], *np.quantile(_speedups(laws, loss + gaps, loss), [0.025, 0.975]).tolist())
+        others = laws.speedup(loss + gaps, laws.data_for(loss))
+        elsewhere = Interval(here[0], *np.quantile(others, [0.025, 0.975]).tolist())
         found.append(Ahead(name, gap, Interval(*here), elsewhere, corrected[name], permuted[name]))
     return found
-
-
-def _speedups(laws: PowerLaws, ours: np.ndarray, theirs: float) -> np.ndarray:
-    """The data that each law wants for our losses over what it wants for theirs."""
-    return np.clip(laws.data_for(ours) / laws.data_for(np.array([theirs])), LOWEST, HIGHEST)
 
 
 def drawn_laws(curve: Mapping[float, Losses], over_tunings: float) -> PowerLaws:

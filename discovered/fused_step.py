@@ -30,8 +30,10 @@ class Fused:
         table = array.array("q", [x for row in rows for x in map(torch.Tensor.data_ptr, row)])
         if not self._known_to_fit(group, rows, sizes, table):
             return False
-        take = self._step_on_cpu if on_cpu else self._step_on_gpu
-        done = take(group, params, rows, sizes, table)
+        if on_cpu:
+            done = self._step_on_cpu(group, params, rows, sizes, table)
+        else:
+            done = self._step_on_gpu(group, params, rows)
         if done and type(params[0]) not in _PLAIN:  # the kernel knows shards alone
             torch.autograd.graph.increment_version([*params, *(x for p in params for x in self.state[p].values())])
         return done
@@ -73,8 +75,7 @@ class Fused:
         """
         known, count, rule = vars(self).setdefault("_fitted", {}), len(sizes), self._rule(group)
         lost, weight = _keeps_lost(group, rows[0][0]), rows[0][0]
-        tensors = 2 + len(rule.tensors)
-        like_weights = [*rows[1:tensors], *(rows[tensors + len(rule.singles) :][:1] if lost else ())]
+        like_weights, _, _ = _parts(rule, rows, lost)
         if any(array.array("q", map(torch.Tensor.numel, row)) != sizes for row in like_weights):
             return False
         if {(x.dtype, x.device) for x in rows[1]} != {(rows[1][0].dtype, weight.device)}:
@@ -118,7 +119,7 @@ class Fused:
         torch.autograd.graph.increment_version([x for row in (rows[0], *rows[2:]) for x in row])
         return True
 
-    def _step_on_gpu(self, group, params, rows, sizes, table):
+    def _step_on_gpu(self, group, params, rows):
         rule = self._rule(group)
         step = _gpu_step(rule.kernel_triton, type(self).__name__)
         if step is None or (group["rounding"] != "nearest" and rows[0][0].dtype in _SHORT):
@@ -154,14 +155,19 @@ _UNLIKE = 1  # what a kernel answers where parameters were not stepped equally o
 _C = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
 
 
+def _parts(rule, rows, lost):
+    """Of the rows behind the weights: gradients, states and what rounding lost; single numbers; counts of steps."""
+    end = 2 + len(rule.tensors)
+    after = end + len(rule.singles)
+    return [*rows[1:end], *rows[after : after + lost]], rows[end:after], rows[after + lost :]
+
+
 def _fit(rule, rows, lost):
     """Whether what goes with a weight has its shape, and rows the dtypes and the device that a kernel reads there."""
-    end = 2 + len(rule.tensors)
-    states, singles = rows[2:end], rows[end : end + len(rule.singles)]
-    after = rows[end + len(singles) :]
-    kept, steps = after[:lost], after[lost:]
+    like_weights, singles, steps = _parts(rule, rows, lost)
+    states, kept = like_weights[1 : 1 + len(rule.tensors)], like_weights[1 + len(rule.tensors) :]
     shapes = [x.shape for x in rows[0]]
-    if any([x.shape for x in row] != shapes for row in [rows[1], *states, *kept]):
+    if any([x.shape for x in row] != shapes for row in like_weights):
         return False
     if any(x.numel() != 1 for row in [*singles, *steps] for x in row):
         return False

@@ -105,7 +105,7 @@ class TorchSource:
         node = self.flow.node(arg)
         if node is None:
             return isinstance(arg, int) and arg not in self.flow.hypers and self.flow.kind(arg) is not Kind.GLOBAL
-        if node.op == "where" and self.flow.kind(node.args[0]) is Kind.GLOBAL:
+        if self._chooses(node):
             return any(self._passes_on(a) for a in node.args[1:])
         return node.op in ("worker_mean", "wide", "unwide", "transpose") and self._passes_on(node.args[0])
 

@@ -216,7 +216,7 @@ SOURCES = (
     "dsl/to_c.py", "dsl/fused.c", "dsl/to_torch.py", "dsl/to_triton.py", "dsl/torch_codecs.py", "dsl/torch_helpers.py",
     "dsl/torch_source.py", "dsl/triton_helpers.py",
 )  # fmt: skip
-DIGEST = "4fb5216d2052"
+DIGEST = "c147151df2e7"
 
 
 def code_of(path):

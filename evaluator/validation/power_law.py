@@ -76,8 +76,11 @@ class PowerLaws:
             straight = np.exp(-np.where(np.isnan(above), -np.inf, above))
         return np.where(line, straight, power)
 
-    def speedup(self, loss: np.ndarray, data: float) -> np.ndarray:
-        """Each law's data for its loss over `data`, clipped to [1/32, 32]; 1 for the loss of a flat law itself."""
+    def speedup(self, loss: np.ndarray, data: float | np.ndarray) -> np.ndarray:
+        """Each law's data for its loss over `data`, clipped to [1/32, 32]; 1 for the loss of a flat law itself.
+
+        `data` is one number, or one a law.
+        """
         found = np.clip(self.data_for(loss) / data, LOWEST, HIGHEST)
         return np.where((self.alpha == 0) & np.isclose(loss, self.floor, rtol=0, atol=1e-9), 1.0, found)
 

@@ -204,7 +204,7 @@ def curve_of(
     pool: TargetPool, adamw: Mapping[float, Mapping[int, Result]], preset: Preset
 ) -> dict[float, dict[int, float]]:
     """The losses of tuned AdamW that are compared, by data and seed, of its results by data ratio."""
-    return {_data(pool, ratio): _ends(adamw[ratio], preset) for ratio in sorted(adamw)}
+    return {_data(pool, ratio): ends_of(adamw[ratio], preset) for ratio in sorted(adamw)}
 
 
 def _data(pool: TargetPool, ratio: float) -> float:
@@ -212,7 +212,7 @@ def _data(pool: TargetPool, ratio: float) -> float:
     return float(pool.target.tokens(steps_of(pool, ratio)))
 
 
-def _ends(results: Mapping[int, Result], preset: Preset) -> dict[int, float]:
+def ends_of(results: Mapping[int, Result], preset: Preset) -> dict[int, float]:
     """The losses that are compared, by seed."""
     if not preset.held_out:
         return {seed: r.validation for seed, r in results.items()}
@@ -223,7 +223,7 @@ def _sigma(results: Mapping[float, Mapping[int, Result]], preset: Preset) -> flo
     """The standard deviation of AdamW's loss over seeds, pooled over data ratios."""
     squares, freedom = 0.0, 0
     for by_seed in results.values():
-        losses = list(_ends(by_seed, preset).values())
+        losses = list(ends_of(by_seed, preset).values())
         squares += statistics.variance(losses) * (len(losses) - 1) if len(losses) > 1 else 0.0
         freedom += len(losses) - 1
     return math.sqrt(squares / freedom) if freedom else math.nan
@@ -236,7 +236,7 @@ def _outcomes(
     curve: Mapping[float, Losses],
 ) -> dict[str, dict[float, Outcome]]:
     adamw = results[ADAMW]
-    ends = {name: {r: _ends(by_ratio[r], preset) for r in by_ratio} for name, by_ratio in results.items()}
+    ends = {name: {r: ends_of(by_ratio[r], preset) for r in by_ratio} for name, by_ratio in results.items()}
     sigma, p_values = _sigma(adamw, preset), _p_values(ends, preset)
     found: dict[str, dict[float, Outcome]] = {name: {} for name in results}
     for ratio in preset.compared:
